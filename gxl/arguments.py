@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a well-formed argument is. Both levels ask here, before anything is changed.
+
+Well-formed is not the same as present: a domain or a disk that does not exist is accepted, as libxl accepts it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from gxl.events import EVENTMASK_ALL, EventType
+
+DOMID_LIMIT = 2**32
+USER_LIMIT = 2**64
+
+_KNOWN_BITS = sum(1 << kind for kind in EventType)
+
+
+def _integer(value: object, what: str) -> int:
+    # bool is an int to Python; a domid of True is a bug in the caller.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {value!r}")
+    return value
+
+
+def check_domid(domid: object) -> int:
+    """`domid` as libxl takes it: an unsigned 32-bit integer."""
+    number = _integer(domid, "domid")
+    if not 0 <= number < DOMID_LIMIT:
+        raise ValueError(f"domid must be from 0 to {DOMID_LIMIT - 1}, not {number}")
+    return number
+
+
+def check_user(user: object, what: str = "user") -> int:
+    """A user value: the header guarantees at least 64 unsigned bits, and libxl carries exactly those."""
+    number = _integer(user, what)
+    if not 0 <= number < USER_LIMIT:
+        raise ValueError(f"{what} must be from 0 to 2**64 - 1, not {number}")
+    return number
+
+
+def check_typemask(typemask: object) -> int:
+    """An event mask: EVENTMASK_ALL, or bits of EventType and no others."""
+    number = _integer(typemask, "typemask")
+    if number == EVENTMASK_ALL:
+        return number
+    unknown = number & ~_KNOWN_BITS
+    if number < 0 or unknown:
+        raise ValueError(
+            f"typemask {number:#x} has bits that are no EventType: {unknown:#x}; combine types with gxl.mask(…), "
+            "or use EVENTMASK_ALL"
+        )
+    return number
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Seconds to wait: None for ever, 0 for not at all."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+    seconds = float(timeout)
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+    return None if seconds == math.inf else seconds
+
+
+def check_fd(fd: object) -> int:
+    """A file descriptor's number; whether it is open is the kernel's to say."""
+    number = _integer(fd, "fd")
+    if not 0 <= number < 2**31:
+        raise ValueError(f"fd must be from 0 to 2**31 - 1, not {number}")
+    return number
+
+
+# The grammar of libxl__device_disk_dev_number: no leading zero in a partition, and `d0p0` needs both halves.
+_XVD = re.compile(r"xvd([a-z]{1,5})([1-9]\d{0,2})?")
+_D_P = re.compile(r"d(0|[1-9]\d{0,6})p(0|[1-9]\d{0,2})")
+_HD_SD = re.compile(r"([hs])d([a-z])([1-9]\d?)?")
+_NUMBER = re.compile(r"0|[1-9]\d{0,9}|0[xX][0-9a-fA-F]{1,8}")
+
+
+def check_vdev(vdev: object) -> str:
+    """A virtual disk's name (`xvda`, `hdc`, `sda1`, `d0p1`, or a plain device number)."""
+    devid(vdev)
+    assert isinstance(vdev, str)
+    return vdev
+
+
+def devid(vdev: object) -> int:
+    """The device number that `vdev` stands for: what the disk's directory in xenstore is called.
+
+    libxl takes a name that it can't read as device -1 and never reports an event for it; here it is a ValueError.
+    """
+    if not isinstance(vdev, str):
+        raise TypeError(f"vdev must be a disk's name such as 'xvda', not {vdev!r}")
+    number = _devid(vdev)
+    if number is None:
+        raise ValueError(f"vdev must be a disk's name such as 'xvda', 'hdc', 'sda1', 'd0p1' or '51712', not {vdev!r}")
+    return number
+
+
+def _devid(vdev: str) -> int | None:
+    if _NUMBER.fullmatch(vdev):
+        number = int(vdev, 0)
+        return number if number < 2**31 else None
+    if match := _XVD.fullmatch(vdev) or _D_P.fullmatch(vdev):
+        name, part = match.groups()
+        disk = int(name) if name.isdigit() else _letters(name)
+        partition = int(part or 0)
+        if disk <= 15 and partition <= 15:
+            return 202 << 8 | disk << 4 | partition
+        return 1 << 28 | disk << 8 | partition if disk < 1 << 20 and partition < 256 else None
+    if match := _HD_SD.fullmatch(vdev):
+        bus, letter, part = match.groups()
+        disk, partition = ord(letter) - ord("a"), int(part or 0)
+        if bus == "h" and disk <= 3 and partition <= 63:
+            return (3 if disk < 2 else 22) << 8 | (disk & 1) << 6 | partition
+        if bus == "s" and disk <= 15 and partition <= 15:
+            return 8 << 8 | disk << 4 | partition
+    return None
+
+
+def _letters(letters: str) -> int:
+    """`a` is 0, `z` 25, `aa` 26: the way Linux counts its disks."""
+    number = 0
+    for letter in letters:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
