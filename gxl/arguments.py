@@ -14,7 +14,7 @@ from gxl.events import EVENTMASK_ALL, EventType
 DOMID_LIMIT = 2**32
 USER_LIMIT = 2**64
 
-_KNOWN_BITS = sum(1 << kind for kind in EventType)
+_UNKNOWN_BITS = EVENTMASK_ALL & ~sum(1 << kind for kind in EventType)
 
 
 def _integer(value: object, what: str) -> int:
@@ -41,15 +41,15 @@ def check_user(user: object, what: str = "user") -> int:
 
 
 def check_typemask(typemask: object) -> int:
-    """An event mask: EVENTMASK_ALL, or bits of EventType and no others."""
+    """An event mask: bits of EventType and no others, or EVENTMASK_ALL, or that without some types."""
     number = _integer(typemask, "typemask")
-    if number == EVENTMASK_ALL:
-        return number
-    unknown = number & ~_KNOWN_BITS
-    if number < 0 or unknown:
+    if not 0 <= number <= EVENTMASK_ALL:
+        raise ValueError(f"typemask must be from 0 to 2**64 - 1, not {number}")
+    unknown = number & _UNKNOWN_BITS
+    if unknown and unknown != _UNKNOWN_BITS:
         raise ValueError(
             f"typemask {number:#x} has bits that are no EventType: {unknown:#x}; combine types with gxl.mask(…), "
-            "or use EVENTMASK_ALL"
+            "or begin with EVENTMASK_ALL"
         )
     return number
 
@@ -60,9 +60,12 @@ def check_timeout(timeout: object) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
-    seconds = float(timeout)
-    if math.isnan(seconds) or seconds < 0:
+    if not timeout >= 0:  # NaN is not, either
         raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        return None
     return None if seconds == math.inf else seconds
 
 
@@ -74,11 +77,12 @@ def check_fd(fd: object) -> int:
     return number
 
 
-# The grammar of libxl__device_disk_dev_number: no leading zero in a partition, and `d0p0` needs both halves.
-_XVD = re.compile(r"xvd([a-z]{1,5})([1-9]\d{0,2})?")
-_D_P = re.compile(r"d(0|[1-9]\d{0,6})p(0|[1-9]\d{0,2})")
-_HD_SD = re.compile(r"([hs])d([a-z])([1-9]\d?)?")
-_NUMBER = re.compile(r"0|[1-9]\d{0,9}|0[xX][0-9a-fA-F]{1,8}")
+# The grammar of libxl__device_disk_dev_number without its accidents: its strtoul and sscanf take signs, blanks and
+# octal as well, so that "xvda-1", "xvd" and "" name devices there that no disk can have.
+_XVD = re.compile(r"xvd([a-z]{1,5})([1-9][0-9]{0,2})?")
+_D_P = re.compile(r"d(0|[1-9][0-9]{0,6})p(0|[1-9][0-9]{0,2})")
+_HD_SD = re.compile(r"([hs])d([a-z])([1-9][0-9]?)?")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}|0[xX][0-9a-fA-F]{1,8}")
 
 
 def check_vdev(vdev: object) -> str:

@@ -4,6 +4,8 @@
 libxl reports failure as a negative int. Each of its codes has a class here, so that a caller can catch the one it can
 handle; the table is libxl_types.idl's, the same from Xen 4.14 to 4.22. A positive code is the application's own: an
 osevent hook failed with it, and libxl passed it through unchanged.
+
+Each keeps its constructor's arguments as `args`, so that it survives pickling on its way out of a worker process.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ class LibxlError(GxlError):
 
     def __init__(self, rc: int | None = None, message: str = "") -> None:
         self.rc = type(self).code if rc is None else rc
-        super().__init__(message or f"libxl error {self.rc} ({describe(self.rc)})")
+        super().__init__(self.rc, message or f"libxl error {self.rc} ({describe(self.rc)})")
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Nonspecific(LibxlError):
@@ -198,7 +203,10 @@ class EngineUnavailable(GxlError):
 
     def __init__(self, message: str, attempts: tuple[tuple[str, str], ...] = ()) -> None:
         self.attempts = attempts
-        super().__init__("\n".join([message, *(f"  {what}: {why}" for what, why in attempts)]))
+        super().__init__(message, attempts)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.args[0]), *(f"  {what}: {why}" for what, why in self.attempts)])
 
 
 class ContextClosed(GxlError):
@@ -217,8 +225,13 @@ class Disaster(GxlError):
         self.type = type
         self.message = message
         self.errnoval = errnoval
-        name = errno.errorcode.get(errnoval, str(errnoval))
-        super().__init__(f"{message} ({name}: {os.strerror(errnoval)})" if errnoval else message)
+        super().__init__(type, message, errnoval)
+
+    def __str__(self) -> str:
+        if not self.errnoval:
+            return self.message
+        name = errno.errorcode.get(self.errnoval, str(self.errnoval))
+        return f"{self.message} ({name}: {os.strerror(self.errnoval)})"
 
 
 class WaitTimeout(GxlError, TimeoutError):

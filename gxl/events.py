@@ -13,6 +13,8 @@ import enum
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
+from types import NoneType
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -302,6 +304,7 @@ class UnknownEvent(Event):
 
     __slots__ = ("type",)
     __match_args__ = ("domid", "type")
+    own = ("type",)
     type: int  # type: ignore[misc]  # the one class whose instances differ in it
 
     def __init__(self, domid: int, type: int, **common: Any) -> None:
@@ -326,10 +329,10 @@ _NAMED: tuple[type[Event], ...] = (
     Resynced,
     EventsLost,
 )
+_CLASSES: tuple[type[Event], ...] = (*_NAMED, UnknownEvent)
 _OWN_SETTERS: dict[type[Event], tuple[tuple[str, Callable[[Any, Any], None]], ...]] = {
-    cls: tuple((field, _slot(cls, field)) for field in cls.own) for cls in _NAMED
+    cls: tuple((field, _slot(cls, field)) for field in cls.own) for cls in _CLASSES
 }
-_OWN_SETTERS[UnknownEvent] = (("type", _set_type),)
 
 BY_TYPE: dict[int, type[Event]] = {int(cls.type): cls for cls in _NAMED}
 
@@ -355,8 +358,8 @@ def _plain(value: Any) -> Any:
 
 
 def _rfc3339(seconds: float) -> str:
-    # A float of today's POSIX time has seven decimals; cut to microseconds, it would not come back the same.
-    whole, _, fraction = f"{seconds:.7f}".partition(".")
+    # Cut to microseconds, which is all that datetime can hold, a float would not come back the same.
+    whole, _, fraction = f"{Decimal(repr(float(seconds))):f}".partition(".")
     return f"{datetime.fromtimestamp(int(whole), UTC):%Y-%m-%dT%H:%M:%S}.{fraction}Z"
 
 
@@ -366,8 +369,30 @@ def _seconds(text: str) -> float:
     return float(f"{whole}.{fraction or 0}")
 
 
-def _member(cls: type[enum.IntEnum], value: Any) -> Any:
-    return cls[value.upper()] if isinstance(value, str) else value
+_ENUMS: dict[str, type[enum.IntEnum]] = {
+    "shutdown_reason": ShutdownReason,
+    "backend": DiskBackend,
+    "format": DiskFormat,
+}
+_INTEGERS = frozenset(("domid", "for_user", "rc", "count", "backend_domid", "removable", "readwrite", "is_cdrom"))
+
+
+def _value(content: dict[str, Any], field: str) -> Any:
+    """What `field` of a JSON object stands for. Whoever wrote the JSON may have written anything."""
+    value = content[field]
+    if field in _ENUMS and isinstance(value, str):
+        return _ENUMS[field][value.upper()]
+    if field == "disk":
+        return Disk(**{part.name: _value(value, part.name) for part in dataclasses.fields(Disk)})
+    if field == "reason":
+        expected: tuple[type, ...] = (str,)
+    elif field in _INTEGERS or field in _ENUMS:
+        expected = (int,)
+    else:
+        expected = (int if field == "seq" else str, NoneType)
+    if type(value) not in expected:
+        raise TypeError(f"{field} can't be {value!r}")
+    return value
 
 
 def from_json(text: str) -> Event:
@@ -375,27 +400,17 @@ def from_json(text: str) -> Event:
 
     Raises ValueError, naming what is wrong, for anything else.
     """
-    content = json.loads(text)
     try:
+        content = json.loads(text)
         kind = content["type"]
         common: dict[str, Any] = {
             "domuuid": None if content["uuid"] is None else UUID(content["uuid"]),
-            "for_user": content["for_user"],
-            "seq": content["seq"],
             "time": None if content["time"] is None else _seconds(content["time"]),
-            "name": content["name"],
+            **{field: _value(content, field) for field in ("domid", "for_user", "seq", "name")},
         }
-        if isinstance(kind, int):
-            return UnknownEvent(content["domid"], kind, **common)
+        if type(kind) is int:
+            return UnknownEvent(type=kind, **common)
         cls = BY_TYPE[EventType[kind.upper()]]
-        own = {field: content[field] for field in cls.own}
-        if cls is DomainShutdown:
-            own["shutdown_reason"] = _member(ShutdownReason, own["shutdown_reason"])
-        elif cls is DiskEject:
-            disk = dict(own["disk"])
-            disk["backend"] = _member(DiskBackend, disk["backend"])
-            disk["format"] = _member(DiskFormat, disk["format"])
-            own["disk"] = Disk(**disk)
-        return cls(content["domid"], **own, **common)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an event that gxl wrote: {error!r} in {text!r}") from error
+        return cls(**{field: _value(content, field) for field in cls.own}, **common)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not an event that gxl wrote: {error!r} in {text[:200]!r}") from error

@@ -7,23 +7,30 @@ contexts; libxl's own child must keep what it has, above all the fds that it was
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_library_forks = 0
+
+class _Forks(threading.local):
+    """Per thread, since a fork copies the thread that makes it, and only that one, while others may fork as well."""
+
+    of_the_library = 0
+
+
+_forks = _Forks()
 
 
 @contextmanager
 def library_fork() -> Iterator[None]:
     """Marks a fork, made inside the block, as an engine's own. At-fork handlers run inside it, in both processes."""
-    global _library_forks
-    _library_forks += 1
+    _forks.of_the_library += 1
     try:
         yield
     finally:
-        _library_forks -= 1
+        _forks.of_the_library -= 1
 
 
 def in_library_fork() -> bool:
     """Whether an engine's own fork is being made: what an at-fork handler asks."""
-    return _library_forks > 0
+    return _forks.of_the_library > 0

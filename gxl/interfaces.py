@@ -25,6 +25,7 @@ from uuid import UUID
 
 from zope.interface import Attribute, Interface
 
+from gxl.arguments import check_user
 from gxl.events import Event, ShutdownReason
 
 Predicate = Callable[[Event], object]
@@ -55,8 +56,6 @@ class AsyncHow:
     __slots__ = ("callback", "for_event")
 
     def __init__(self, for_event: int = 0, callback: Callable[[int], object] | None = None) -> None:
-        from gxl.arguments import check_user
-
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
         if callback is not None and for_event:
@@ -218,6 +217,7 @@ class IEngine(Interface):
 
     name = Attribute("The engine's name, as in $GXL_ENGINE: 'libxl' or 'embedded'.")
     version = Attribute("What it is, for people: a library's file name and version.")
+    dead = Attribute("None, or the Disaster that the engine can't carry on from.")
 
     def claim(no_switch: Callable[[], AbstractContextManager[object]]) -> IEngine:
         """Take the engine over: a Context does this. Returns the engine to use from now on.
