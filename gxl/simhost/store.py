@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tree that xenstored keeps: nodes, permissions, quotas and transactions. No connections and no watches.
+
+The rules, and which error wins, are those of Xen's C xenstored. Paths given to a Tree are absolute; every method raises
+OSError with the errno that xenstored would answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
+
+from gxl.xenstore import is_valid_path
+
+READ, WRITE, OWNER = 1, 2, 4
+_EVERYTHING = READ | WRITE | OWNER
+
+# xenstored's defaults for what a guest may use; dom0 may use what it likes.
+NODES_PER_GUEST = 1000
+NODE_SIZE_MAX = 2048
+PERMISSIONS_PER_NODE = 5
+NODES_PER_TRANSACTION = 1024
+
+# What xenstored counts towards a node's size besides value, permissions and names of children.
+_NODE_OVERHEAD = 24
+_PERMISSION_SIZE = 8
+
+
+def fail(number: int, what: str = "") -> NoReturn:
+    """Raise the OSError that xenstored would answer with."""
+    raise OSError(number, os.strerror(number) + (f": {what}" if what else ""))
+
+
+class Permission(NamedTuple):
+    """Who may do what. A node's first entry names its owner, and its flags hold for every domain not listed."""
+
+    domid: int
+    flags: int
+
+
+Permissions = tuple[Permission, ...]
+
+
+class Caller(NamedTuple):
+    """On whose behalf something is done; a stub domain also has the rights of its `target`."""
+
+    domid: int
+    target: int | None = None
+
+    @property
+    def privileged(self) -> bool:
+        return self.domid == 0
+
+
+TOOLSTACK = Caller(0)
+
+
+class Node:
+    """One node; its name is its key in the tree."""
+
+    __slots__ = ("children", "generation", "permissions", "value")
+
+    def __init__(
+        self, value: bytes, permissions: Permissions, generation: int, children: dict[bytes, None] | None = None
+    ) -> None:
+        self.value = value
+        self.permissions = permissions
+        self.generation = generation
+        self.children = {} if children is None else children
+
+    def copy(self) -> Node:
+        return Node(self.value, self.permissions, self.generation, self.children.copy())
+
+    @property
+    def size(self) -> int:
+        names = sum(map(len, self.children)) + len(self.children)
+        return _NODE_OVERHEAD + _PERMISSION_SIZE * len(self.permissions) + len(self.value) + names
+
+
+def parent_of(path: bytes) -> bytes:
+    return path[: path.rindex(b"/")] or b"/"
+
+
+def _name_of(path: bytes) -> bytes:
+    return path[path.rindex(b"/") + 1 :]
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    return directory + name if directory == b"/" else directory + b"/" + name
+
+
+class Tree:
+    """What requests do, to the store itself or inside a transaction."""
+
+    def read(self, caller: Caller, path: bytes) -> bytes:
+        return self.node(caller, path, READ).value
+
+    def write(self, caller: Caller, path: bytes, value: bytes) -> None:
+        if self._existing(caller, path, WRITE) is None:
+            self._create(caller, path, value)
+        else:
+            node = self._edit(path)
+            before, node.value = node.value, value
+            if not caller.privileged and node.size >= NODE_SIZE_MAX:
+                node.value = before
+                self._over_quota(path)
+        self._changed(path)
+
+    def mkdir(self, caller: Caller, path: bytes) -> None:
+        if self._existing(caller, path, WRITE) is None:
+            self._create(caller, path, b"")
+            self._changed(path)
+
+    def remove(self, caller: Caller, path: bytes) -> None:
+        """Remove a node and all below it. A missing node is fine where its parent exists."""
+        if self._existing(caller, path, WRITE) is None:
+            if self._find(parent_of(path)) is None:
+                fail(errno.ENOENT)
+            return
+        if path == b"/":
+            fail(errno.EINVAL)
+        for name in list(self._bottom_up(path)):
+            self._changed(name, exact=name != path)
+            self._discard(name)
+        del self._edit(parent_of(path)).children[_name_of(path)]
+
+    def set_permissions(self, caller: Caller, path: bytes, permissions: Permissions) -> None:
+        node = self.node(caller, path, WRITE | OWNER)
+        before = node.permissions
+        if not caller.privileged and permissions[0].domid != before[0].domid:
+            fail(errno.EPERM)
+        self._own(path, permissions)
+        self._edit(path).permissions = permissions
+        self._changed(path, before=before)
+
+    def node(self, caller: Caller, path: bytes, need: int) -> Node:
+        """The node itself, if `caller` may do with it what it needs to."""
+        node = self._existing(caller, path, need)
+        if node is None:
+            fail(errno.ENOENT)
+        return node
+
+    def _existing(self, caller: Caller, path: bytes, need: int) -> Node | None:
+        if not is_valid_path(path):
+            fail(errno.EINVAL)
+        node = self._find(path)
+        if node is not None and self.allowed(caller, node) & need == need:
+            return node
+        # Whoever may not look into the nearest existing parent must not learn whether the node exists.
+        above = path
+        while above != b"/":
+            above = parent_of(above)
+            parent = self._find(above)
+            if parent is not None:
+                if not self.allowed(caller, parent) & need:
+                    fail(errno.EACCES)
+                break
+        if node is not None:
+            fail(errno.EACCES)
+        return None
+
+    def _create(self, caller: Caller, path: bytes, value: bytes) -> None:
+        missing = [path]
+        above = parent_of(path)
+        while (parent := self._find(above)) is None:
+            missing.append(above)
+            above = parent_of(above)
+        permissions = parent.permissions
+        if not caller.privileged:
+            if self._owned_by(caller.domid) + len(missing) > NODES_PER_GUEST:
+                self._over_quota(path)
+            permissions = (Permission(caller.domid, permissions[0].flags), *permissions[1:])
+            grown = parent.size + len(_name_of(missing[-1])) + 1
+            if max(grown, Node(value, permissions, 0).size) >= NODE_SIZE_MAX:
+                self._over_quota(path)
+        for name in reversed(missing):
+            self._edit(above).children[_name_of(name)] = None
+            self._insert(name, value if name == path else b"", permissions)
+            above = name
+
+    def _bottom_up(self, path: bytes) -> Iterator[bytes]:
+        stack = [(path, iter(self._children(path)))]
+        while stack:
+            name, children = stack[-1]
+            child = next(children, None)
+            if child is None:
+                stack.pop()
+                yield name
+            else:
+                below = join(name, child)
+                stack.append((below, iter(self._children(below))))
+
+    def _children(self, path: bytes) -> list[bytes]:
+        node = self._find(path)
+        return [] if node is None else list(node.children)
+
+    def _over_quota(self, path: bytes) -> NoReturn:
+        fail(errno.ENOSPC, path.decode("ascii"))
+
+    def allowed(self, caller: Caller, node: Node) -> int:
+        """What `caller` may do with `node`: READ, WRITE and OWNER together."""
+        raise NotImplementedError
+
+    def _find(self, path: bytes) -> Node | None:
+        raise NotImplementedError
+
+    def _edit(self, path: bytes) -> Node:
+        """The node at `path`, to be changed in place by the caller."""
+        raise NotImplementedError
+
+    def _insert(self, path: bytes, value: bytes, permissions: Permissions) -> None:
+        raise NotImplementedError
+
+    def _discard(self, path: bytes) -> None:
+        raise NotImplementedError
+
+    def _own(self, path: bytes, permissions: Permissions) -> None:
+        """The owner of `path` is about to become that of `permissions`."""
+        raise NotImplementedError
+
+    def _owned_by(self, domid: int) -> int:
+        raise NotImplementedError
+
+    def _changed(self, path: bytes, *, exact: bool = False, before: Permissions | None = None) -> None:
+        """Something happened to `path`; `exact` if only watches on that very path are to know."""
+        raise NotImplementedError
+
+
+class Store(Tree):
+    """The whole tree. `on_change(path, exact, nodes)` hears of every change that is visible to all.
+
+    A change may be seen by whoever may read one of `nodes`.
+    """
+
+    def __init__(self, on_change: Callable[[bytes, bool, tuple[Node, ...]], None]) -> None:
+        self._on_change = on_change
+        self._nodes: dict[bytes, Node] = {}
+        self._owned: dict[int, dict[bytes, None]] = {}
+        self._generation = 0
+        # An entry for a domain counts only on nodes that were written after the domain appeared: a domain does not
+        # inherit the rights of an earlier one with its number.
+        self._domains: dict[int, int] = {0: 0}
+        dom0 = (Permission(0, 0),)
+        self._nodes[b"/"] = Node(b"", dom0, 0, {b"tool": None})
+        self._nodes[b"/tool"] = Node(b"", dom0, 0, {b"xenstored": None})
+        self._nodes[b"/tool/xenstored"] = Node(b"", dom0, 0)
+
+    def domain_appeared(self, domid: int) -> None:
+        """Nodes may be owned by, or shared with, this domain from now on."""
+        self._domains[domid] = self._generation
+
+    def domain_gone(self, domid: int) -> None:
+        """Remove what the domain owned, as xenstored does, and forget it."""
+        for path in sorted(self._owned.get(domid, ())):
+            if path in self._nodes:
+                self.remove(TOOLSTACK, path)
+        self._domains.pop(domid, None)
+
+    def knows_domain(self, domid: int) -> bool:
+        return domid in self._domains
+
+    def plant(self, path: bytes, value: bytes, permissions: Permissions) -> None:
+        """Write a node with these permissions, as one change: what a toolstack does in a transaction."""
+        node = self._nodes.get(path)
+        if node is None:
+            self._create(TOOLSTACK, path, value)
+            self._own(path, permissions)
+            self._nodes[path].permissions = permissions
+        else:
+            self._own(path, permissions)
+            node = self._edit(path)
+            node.value, node.permissions = value, permissions
+        self._changed(path)
+
+    def allowed(self, caller: Caller, node: Node) -> int:
+        if caller.privileged:
+            return _EVERYTHING
+        return self.rights(caller, node.permissions, node.generation)
+
+    def rights(self, caller: Caller, permissions: Permissions, generation: int) -> int:
+        """What a list of permissions, set at `generation`, gives to `caller`."""
+        who = (caller.domid, caller.target)
+        if caller.privileged or permissions[0].domid in who:
+            return _EVERYTHING
+        for entry in permissions[1:]:
+            if entry.domid in who and self._domains.get(entry.domid, generation + 1) <= generation:
+                return entry.flags
+        return permissions[0].flags
+
+    def _find(self, path: bytes) -> Node | None:
+        return self._nodes.get(path)
+
+    def _edit(self, path: bytes) -> Node:
+        node = self._nodes[path]
+        self._generation += 1
+        node.generation = self._generation
+        return node
+
+    def _insert(self, path: bytes, value: bytes, permissions: Permissions) -> None:
+        self._generation += 1
+        self._nodes[path] = Node(value, permissions, self._generation)
+        if owner := permissions[0].domid:
+            self._owned.setdefault(owner, {})[path] = None
+
+    def _discard(self, path: bytes) -> None:
+        owner = self._nodes.pop(path).permissions[0].domid
+        if owner:
+            del self._owned[owner][path]
+
+    def _own(self, path: bytes, permissions: Permissions) -> None:
+        before, after = self._nodes[path].permissions[0].domid, permissions[0].domid
+        if before != after:
+            if before:
+                del self._owned[before][path]
+            if after:
+                self._owned.setdefault(after, {})[path] = None
+
+    def _owned_by(self, domid: int) -> int:
+        return len(self._owned.get(domid, ()))
+
+    def _changed(self, path: bytes, *, exact: bool = False, before: Permissions | None = None) -> None:
+        node = self._nodes.get(path)
+        seen_by = [] if before is None else [Node(b"", before, self._generation)]
+        if node is not None:
+            seen_by += [node, self._nodes[parent_of(path)]]
+        self._on_change(path, exact, tuple(seen_by))
+
+
+class _Access:
+    """A node as one transaction sees it; `node` is None where it does not exist."""
+
+    __slots__ = ("exact", "generation", "modified", "node", "permissions", "to_report")
+
+    def __init__(self, node: Node | None) -> None:
+        self.node = None if node is None else node.copy()
+        self.generation = None if node is None else node.generation
+        self.permissions = None if node is None else node.permissions
+        self.modified = False
+        self.to_report = False
+        self.exact = True
+
+
+class Transaction(Tree):
+    """Changes that nobody sees before `commit`, which fails if what they rest on has changed meanwhile."""
+
+    def __init__(self, store: Store, caller: Caller) -> None:
+        self._store = store
+        self._caller = caller
+        self._accesses: dict[bytes, _Access] = {}
+        self._owned_delta: dict[int, int] = {}
+        self._created = False
+        self._broken = False
+
+    def commit(self) -> None:
+        """Make the changes visible. EAGAIN: begin again; ENOMEM: a request in the transaction hit a limit."""
+        store = self._store
+        if self._broken:
+            fail(errno.ENOMEM)
+        domid = self._caller.domid
+        if self._created and not self._caller.privileged and self._owned_by(domid) >= NODES_PER_GUEST:
+            fail(errno.ENOSPC)
+        for path, access in self._accesses.items():
+            node = store._nodes.get(path)
+            if (None if node is None else node.generation) != access.generation:
+                fail(errno.EAGAIN)
+        changes = [(path, access) for path, access in self._accesses.items() if access.modified]
+        for path, access in changes:
+            if access.node is not None:
+                if path in store._nodes:
+                    store._discard(path)
+                store._insert(path, access.node.value, access.node.permissions)
+                store._nodes[path].children = access.node.children
+            elif path in store._nodes:
+                store._discard(path)
+        for path, access in changes:
+            if access.to_report:
+                store._changed(path, exact=access.exact, before=access.permissions)
+
+    def allowed(self, caller: Caller, node: Node) -> int:
+        return self._store.allowed(caller, node)
+
+    def _access(self, path: bytes) -> _Access:
+        access = self._accesses.get(path)
+        if access is None:
+            if not self._caller.privileged and len(self._accesses) >= NODES_PER_TRANSACTION:
+                self._over_quota(path)
+            access = self._accesses[path] = _Access(self._store._nodes.get(path))
+        return access
+
+    def _over_quota(self, path: bytes) -> NoReturn:
+        self._broken = True
+        super()._over_quota(path)
+
+    def _find(self, path: bytes) -> Node | None:
+        return self._access(path).node
+
+    def _edit(self, path: bytes) -> Node:
+        access = self._access(path)
+        assert access.node is not None
+        access.modified = True
+        self._store._generation += 1
+        access.node.generation = self._store._generation
+        return access.node
+
+    def _insert(self, path: bytes, value: bytes, permissions: Permissions) -> None:
+        access = self._access(path)
+        self._store._generation += 1
+        access.node = Node(value, permissions, self._store._generation)
+        access.modified = self._created = True
+        self._count(permissions[0].domid, 1)
+
+    def _discard(self, path: bytes) -> None:
+        access = self._access(path)
+        assert access.node is not None
+        self._count(access.node.permissions[0].domid, -1)
+        access.node = None
+        access.modified = True
+
+    def _own(self, path: bytes, permissions: Permissions) -> None:
+        access = self._access(path)
+        assert access.node is not None
+        self._count(access.node.permissions[0].domid, -1)
+        self._count(permissions[0].domid, 1)
+
+    def _count(self, domid: int, change: int) -> None:
+        self._owned_delta[domid] = self._owned_delta.get(domid, 0) + change
+
+    def _owned_by(self, domid: int) -> int:
+        return self._store._owned_by(domid) + self._owned_delta.get(domid, 0)
+
+    def _changed(self, path: bytes, *, exact: bool = False, before: Permissions | None = None) -> None:
+        access = self._access(path)
+        access.to_report = True
+        access.exact = access.exact and exact
