@@ -1,1 +1,59 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+"""libxl's domain events for cooperative programs. What an application imports is here."""
+
+from gxl.context import Context
+from gxl.domains import Domain
+from gxl.errors import (
+    ContextClosed,
+    Disaster,
+    EngineUnavailable,
+    GxlError,
+    LibxlError,
+    MisuseError,
+    OSEventRegFail,
+    WaitTimeout,
+)
+from gxl.events import (
+    EVENTMASK_ALL,
+    DiskEject,
+    DomainCreateConsoleAvailable,
+    DomainDeath,
+    DomainShutdown,
+    Event,
+    EventsLost,
+    EventType,
+    OperationComplete,
+    Resynced,
+    ShutdownReason,
+    UnknownEvent,
+    mask,
+)
+from gxl.interfaces import AsyncHow, SigchldOwner
+
+__all__ = [
+    "Context",
+    "Domain",
+    "Event",
+    "EventType",
+    "DomainShutdown",
+    "DomainDeath",
+    "DiskEject",
+    "OperationComplete",
+    "DomainCreateConsoleAvailable",
+    "Resynced",
+    "EventsLost",
+    "UnknownEvent",
+    "ShutdownReason",
+    "EVENTMASK_ALL",
+    "mask",
+    "AsyncHow",
+    "SigchldOwner",
+    "GxlError",
+    "LibxlError",
+    "OSEventRegFail",
+    "MisuseError",
+    "EngineUnavailable",
+    "ContextClosed",
+    "Disaster",
+    "WaitTimeout",
+]

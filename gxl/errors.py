@@ -233,6 +233,10 @@ class Disaster(GxlError):
         name = errno.errorcode.get(self.errnoval, str(self.errnoval))
         return f"{self.message} ({name}: {os.strerror(self.errnoval)})"
 
+    def again(self) -> Disaster:
+        """The same disaster as a new exception: one that several greenlets raise would mix up their tracebacks."""
+        return Disaster(self.type, self.message, self.errnoval)
+
 
 class WaitTimeout(GxlError, TimeoutError):
     """A wait ended because its own `timeout` ran out. Whatever was waited for may still come."""

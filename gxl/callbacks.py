@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An application's callbacks at Context level: run one after the other, in code of their own.
+
+libxl calls event_occurs from whatever call happened to find the event, with callers up the stack that hold locks: the
+classic deadlock of its users. Here an event for a callback joins a list, and one greenlet (or what the hub has
+instead) works the list off. It lives only while there is work.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from gxl.errors import Disaster
+from gxl.events import Event
+from gxl.interfaces import IEventHooks, IHubBinding
+
+
+class Callbacks:
+    """The hooks of Context.event_register_callbacks, and what is still to be told them."""
+
+    def __init__(self, binding: IHubBinding) -> None:
+        self._binding = binding
+        self._hooks: IEventHooks | None = None
+        self._work: deque[Callable[[], object]] = deque()
+        self._running = False
+        self._stopped = False
+
+    def register(self, hooks: IEventHooks | None) -> None:
+        """Use these from now on. What is listed already still goes to those it was listed for."""
+        self._hooks = hooks
+
+    def event(self, event: Event) -> bool:
+        """Whether `event` is for a callback; if so it is listed."""
+        hooks = self._hooks
+        if hooks is None or not hooks.event_occurs_mask >> event.type & 1:
+            return False
+        occurs = hooks.event_occurs
+        self._list(lambda: occurs(event))
+        return True
+
+    def disaster(self, disaster: Disaster) -> bool:
+        """Whether there is a callback for `disaster`; if so it is listed."""
+        hooks = self._hooks
+        if hooks is None or hooks.disaster is None:
+            return False
+        tell = hooks.disaster
+        self._list(lambda: tell(disaster.type, disaster.message, disaster.errnoval))
+        return True
+
+    def stop(self) -> None:
+        """Forget what is listed; a callback that is running ends in its own time."""
+        self._stopped = True
+        self._work.clear()
+
+    def _list(self, work: Callable[[], object]) -> None:
+        if self._stopped:
+            return
+        self._work.append(work)
+        if not self._running:
+            self._running = True
+            self._binding.spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            while self._work:
+                try:
+                    self._work.popleft()()
+                except Exception as error:
+                    self._binding.report(error)
+        finally:
+            # A callback may end its greenlet (GreenletExit is no Exception); the rest must still run.
+            if self._work:
+                self._binding.spawn(self._run)
+            else:
+                self._running = False

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Context: what an application uses. It owns an engine, at a hub, and serves the events from a queue of its own."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from types import TracebackType
+from typing import Self
+
+from gxl import engines, hubhooks
+from gxl.arguments import check_domid, check_timeout, check_typemask, check_user, check_vdev
+from gxl.domains import Domain, with_names
+from gxl.errors import ContextClosed
+from gxl.events import EVENTMASK_ALL, Event
+from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
+from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
+from gxl.pump import Pump
+from gxl.watch import Following
+
+
+class Context:
+    """Domain events for cooperative code: one libxl_ctx, one event loop, one queue.
+
+    `engine`: who speaks for Xen. None means $GXL_ENGINE, or "libxl"; else a name, or an object that provides IEngine
+    and is as good as new. `hub`: who owns the event loop. None means the one that this code runs in; else a name, or
+    an object that provides IHub.
+
+    A Context belongs to the thread (under gevent: the hub) and the process that made it; its methods raise MisuseError
+    elsewhere. All of them may be called from any greenlet, and from callbacks. Once closed, they raise ContextClosed;
+    once libxl or xenstored is beyond help, Disaster. Close it, or use it as a context manager.
+
+    Raises EngineUnavailable if there is no such engine here, with every attempt and its reason.
+    """
+
+    def __init__(self, engine: str | IEngine | None = None, hub: str | IHub | None = None) -> None:
+        self._closed = True
+        provider = hubhooks.choose(hub) if hub is None or isinstance(hub, str) else IHub(hub)
+        self.engine: IEngine = (
+            engines.choose(engine)() if engine is None or isinstance(engine, str) else IEngine(engine)
+        )
+        """The engine: for asynchronous operations of your own, domain_info and list_domain. It refuses the rest."""
+        self._pump = Pump(self.engine, provider)
+        self._closed = False
+
+    def event_check(
+        self,
+        typemask: int = EVENTMASK_ALL,
+        predicate: Predicate | None = None,
+        *,
+        domid: int | None = None,
+        user: int | None = None,
+    ) -> Event | None:
+        """The oldest event that has arrived and passes, removed from the queue; None if there is none.
+
+        An event passes if its type is in `typemask` (see gxl.mask), it concerns `domid`, carries `user` as its
+        for_user (None: any), and `predicate(event)` is true. Never waits, and does no I/O: while your code keeps the
+        hub busy, nothing arrives.
+
+        A predicate must not block or switch. One that raises loses no event; the exception surfaces here.
+        """
+        pump = self._enter()
+        typemask, domid, user = _filters(typemask, domid, user)
+        pump.drain()
+        event = pump.mailbox.take(typemask, predicate, domid, user)
+        if event is None and pump.dead is not None:
+            raise pump.dead.again()
+        return event
+
+    def event_wait(
+        self,
+        typemask: int = EVENTMASK_ALL,
+        predicate: Predicate | None = None,
+        timeout: float | None = None,
+        *,
+        domid: int | None = None,
+        user: int | None = None,
+    ) -> Event:
+        """Like event_check, but waits, cooperatively, until there is such an event.
+
+        Several may wait at once. An event that more than one of them wants goes to the one that began to wait first,
+        and wakes no other. One that is killed, or whose time is up, takes nothing with it.
+
+        `timeout`: seconds; None waits for ever, 0 does not wait. Raises WaitTimeout when they are over, ContextClosed
+        if the context is closed meanwhile, Disaster if events may have been missed.
+        """
+        pump = self._enter()
+        typemask, domid, user = _filters(typemask, domid, user)
+        timeout = check_timeout(timeout)
+        pump.drain()
+        return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
+
+    def event_register_callbacks(self, hooks: IEventHooks | None) -> None:
+        """Send the events of `hooks.event_occurs_mask` to `hooks.event_occurs` instead of the queue; None: none.
+
+        Both callbacks (event_occurs, and disaster for reports that events may be missing) run one after the other, in
+        the order of the events, in code that the hub spawned: they may block and may call gxl. One that raises is
+        reported to the hub, and the next still runs. May be called at any time; the latest call counts for events that
+        arrive from now on.
+
+        Raises ValueError if the mask is not 0 and there is no event_occurs.
+        """
+        pump = self._enter()
+        if hooks is not None:
+            hooks = IEventHooks(hooks)
+            check_typemask(hooks.event_occurs_mask)
+            if hooks.event_occurs_mask and not callable(hooks.event_occurs):
+                raise ValueError(f"a mask of {hooks.event_occurs_mask:#x} needs a callable event_occurs")
+        pump.drain()
+        pump.callbacks.register(hooks)
+
+    def evenable_domain_death(self, domid: int, user: int = 0, *, present: bool = True) -> DomainDeathEvgen:
+        """Report the shutdown and the death of the domain that now has this domid.
+
+        Each is reported once at most, in this order; a domain that is destroyed while it runs has only a death. What
+        is true already (a domain that has shut down, is dying or does not exist) is reported at once; with
+        `present=False` a shutdown that holds already is not, until the domain has run again: for those who watch a
+        domain anew across its suspend. A domain that gets the same domid later is another one, and not reported.
+
+        `user` comes back in the events' for_user. May be called several times for one domain: each evgen reports.
+        """
+        pump = self._enter_alive()
+        return pump.feeds.watch_domain(check_domid(domid), check_user(user), pump.accept, present)
+
+    def evdisable_domain_death(self, evgen: DomainDeathEvgen) -> None:
+        """Stop: evgen.disable(). Events that occurred before may still be returned."""
+        self._disable(evgen, DomainDeathEvgen)
+
+    def evenable_disk_eject(self, domid: int, vdev: str, user: int = 0) -> DiskEjectEvgen:
+        """Report each time the guest ejects the medium of the disk that it sees as `vdev`.
+
+        Several evgens on one disk each report each eject, under the name and user value that each was enabled with.
+        What the event's `disk` says comes from the guest.
+        """
+        pump = self._enter_alive()
+        return pump.feeds.watch_disk(check_domid(domid), check_vdev(vdev), check_user(user), pump.accept)
+
+    def evdisable_disk_eject(self, evgen: DiskEjectEvgen) -> None:
+        """Stop: evgen.disable(). Events that occurred before may still be returned."""
+        self._disable(evgen, DiskEjectEvgen)
+
+    def follow_domains(self, user: int = 0) -> Following:
+        """Report the shutdown and death of every domain: those that exist now, and each that appears later.
+
+        Domain 0 is left out. Returns a context manager whose end (or disable()) ends it.
+        """
+        pump = self._enter_alive()
+        return Following(pump, check_user(user))
+
+    def list_domain(self) -> list[Domain]:
+        """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""
+        pump = self._enter_alive()
+        return with_names(pump.engine.list_domain(), pump.side, pump.binding.waiter)
+
+    @property
+    def queued(self) -> int:
+        """How many events have arrived and wait to be taken."""
+        return len(self._pump.mailbox)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def postfork_child_noexec(self) -> None:
+        """In a forked child: let go of the parent's context. Done by itself after os.fork; harmless to repeat."""
+        self._pump.forked()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Disable all evgens, free libxl's context and let go of the loop. Idempotent; may be called from a callback.
+
+        Whoever waits gets ContextClosed. Events that were not taken are discarded. Operations that are still running
+        are waited for, cooperatively, for `timeout` seconds (None: as long as it takes); after that the libxl context
+        is abandoned, and a ResourceWarning says so.
+        """
+        timeout = check_timeout(timeout)
+        if self._closed or self._pump.in_child:
+            self._closed = True
+            return
+        self._pump.binding.check_caller()
+        self._closed = True
+        pump = self._pump
+        pump.mailbox.fail(_closed_error, EVENTMASK_ALL, closing=True)
+        pump.mailbox.discard()
+        pump.callbacks.stop()
+        if not pump.free() and not _freed_in_time(pump, timeout):
+            pump.abandon()
+            warnings.warn(
+                f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Only warns: a finaliser may run in any greenlet and thread, and freeing a libxl context in the wrong one
+        # would be worse than keeping it.
+        if not self._closed and not self._pump.in_child:
+            message = f"unclosed {self!r}: call close(), or use a with block"
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<gxl.Context {state} at {id(self):#x}>"
+
+    def _enter(self) -> Pump:
+        if self._closed:
+            raise _closed_error()
+        self._pump.binding.check_caller()
+        return self._pump
+
+    def _enter_alive(self) -> Pump:
+        pump = self._enter()
+        if pump.dead is not None:
+            raise pump.dead.again()
+        return pump
+
+    def _disable(self, evgen: Evgen, kind: type[Evgen]) -> None:
+        pump = self._enter()
+        if not isinstance(evgen, kind):
+            raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
+        if not pump.feeds.made(evgen):
+            raise ValueError(f"{evgen!r} belongs to another Context")
+        evgen.disable()
+
+
+def _closed_error() -> ContextClosed:
+    return ContextClosed("this Context is closed")
+
+
+def _filters(typemask: int, domid: int | None, user: int | None) -> tuple[int, int | None, int | None]:
+    return (
+        check_typemask(typemask),
+        None if domid is None else check_domid(domid),
+        None if user is None else check_user(user),
+    )
+
+
+def _freed_in_time(pump: Pump, timeout: float | None) -> bool:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    waiter = pump.binding.waiter()
+    pump.on_progress(waiter.wake)
+    try:
+        while not pump.free():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not waiter.wait(left):
+                return False
+        return True
+    finally:
+        pump.forget_progress(waiter.wake)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one pump: between an engine, which produces events, and a hub, which owns the loop.
+
+Theory of operation. The hub tells the pump that an fd, a timeout or a child is ready (IEventSink); the pump calls the
+engine; inside that call the engine hands over the events it found, which are only appended to a list; after the call
+the pump drains the list, outside the engine, and delivers. Nothing of the application's ever runs inside the engine,
+and an event that the engine finds during any other call (one that the application makes itself) is drained from the
+loop soon after. So an event can't be missed, whoever's call it appears in.
+
+The pump outlives the Context object only when that was dropped without being closed: the loop's watchers refer to the
+pump alone, so that the Context's __del__ can warn.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from zope.interface import implementer
+
+from gxl.callbacks import Callbacks
+from gxl.errors import Disaster, EngineUnavailable, MisuseError
+from gxl.events import EVENTMASK_ALL, Event
+from gxl.feeds import Feeds
+from gxl.forking import in_library_fork
+from gxl.interfaces import IEngine, IEventHooks, IEventSink, IHub, IHubBinding, IStoreConnection
+from gxl.mailbox import Mailbox
+from gxl.sidechannel import SideChannel
+
+_log = logging.getLogger("gxl")
+
+_pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
+
+
+@implementer(IEventHooks)
+class _Collector:
+    """What the engine calls: it appends, and sees to it that somebody drains."""
+
+    event_occurs_mask = EVENTMASK_ALL
+
+    def __init__(self, arrived: Callable[[Event | Disaster], None]) -> None:
+        self.event_occurs: Callable[[Event], None] = arrived
+        self._arrived = arrived
+
+    def disaster(self, type: int, msg: str, errnoval: int) -> None:
+        self._arrived(Disaster(type, msg, errnoval))
+
+
+@implementer(IEventSink)
+class Pump:
+    """One engine at one hub."""
+
+    def __init__(self, engine: IEngine, hub: IHub) -> None:
+        self._incoming: deque[Event | Disaster] = deque()
+        self._scheduled = False
+        self._inside = False
+        self._progress: list[Callable[[], object]] = []
+        self.dead: Disaster | None = None
+        self.freed = False
+        self.in_child = False
+        self.introduced: list[Callable[[], object]] = []
+        self.binding: IHubBinding = hub.attach(self)
+        self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
+        self.callbacks = Callbacks(self.binding)
+        claimed: IEngine | None = None
+        try:
+            if self.binding.osevent is None:
+                raise EngineUnavailable(f"the hub {hub.name!r} offers no osevent hooks, and a Context needs them")
+            self.engine: IEngine = engine.claim(self.binding.no_switch)
+            claimed = self.engine
+            self.engine.osevent_register_hooks(self.binding.osevent)
+            if self.binding.childproc is not None:
+                self.engine.childproc_setmode(self.binding.childproc)
+            self.engine.event_register_callbacks(_Collector(self._arrived))
+            self.side = SideChannel(self._connect(), self.binding.osevent, self._store_lost, self._introduced)
+            self.feeds = Feeds(self.engine, self.side, self.drain)
+        except BaseException:
+            if claimed is not None:
+                claimed.ctx_free()
+            self.binding.close()
+            raise
+        _pumps.add(self)
+
+    def fd_ready(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
+        """IEventSink: an fd is ready, the engine's or the side channel's."""
+        if for_libxl is self.side:
+            self._turn(self.side.ready)
+        else:
+            self._turn(self.engine.osevent_occurred_fd, for_libxl, fd, events, revents)
+
+    def timeout_due(self, for_libxl: object) -> None:
+        """IEventSink: a timeout is due."""
+        if for_libxl is self.side:
+            self._turn(self.side.ping)
+        else:
+            self._turn(self.engine.osevent_occurred_timeout, for_libxl)
+
+    def child_reaped(self, pid: int, status: int) -> None:
+        """IEventSink: a child of the engine's has ended."""
+        self._turn(self.engine.childproc_reaped, pid, status)
+
+    def _turn(self, call: Callable[..., object], *args: object) -> None:
+        if self.freed:
+            return
+        self._inside = True
+        try:
+            call(*args)
+        except Exception as error:
+            self.binding.report(error)
+        finally:
+            self._inside = False
+        self.drain()
+        for wake in list(self._progress):
+            wake()
+
+    def accept(self, event: Event) -> None:
+        """The Context's own sink: to the application's callback, a waiter, or the queue."""
+        if not self.callbacks.event(event):
+            self.mailbox.put(event)
+
+    def drain(self) -> None:
+        """Deliver what the engine has reported. Never from inside an engine call."""
+        incoming = self._incoming
+        while incoming:
+            arrival = incoming.popleft()
+            try:
+                if isinstance(arrival, Disaster):
+                    self._disaster(arrival)
+                elif self.dead is None:
+                    self.feeds.resolve(arrival, self.accept)
+            except Exception as error:
+                self.binding.report(error)
+
+    def free(self) -> bool:
+        """Close the side channel and the engine. False if the engine has operations or children pending."""
+        if self.freed:
+            return True
+        self.side.close()
+        try:
+            self.engine.ctx_free()
+        except MisuseError as error:
+            _log.debug("not freed yet: %s", error)
+            return False
+        self._let_go()
+        return True
+
+    def abandon(self) -> None:
+        """Stop watching without freeing: what libxl holds stays held until the process ends."""
+        self._let_go()
+
+    def on_progress(self, wake: Callable[[], object]) -> None:
+        """Call `wake` whenever the engine has been called from the loop, until forget_progress."""
+        self._progress.append(wake)
+
+    def forget_progress(self, wake: Callable[[], object]) -> None:
+        """Take back on_progress."""
+        self._progress.remove(wake)
+
+    def _let_go(self) -> None:
+        self.freed = True
+        self.feeds.sever()
+        self.binding.close()
+        _pumps.discard(self)
+
+    def _arrived(self, arrival: Event | Disaster) -> None:
+        self._incoming.append(arrival)
+        if not self._inside and not self._scheduled:
+            self._scheduled = True
+            self.binding.call_soon(self._drain_soon)
+
+    def _drain_soon(self) -> None:
+        self._scheduled = False
+        self.drain()
+
+    def _disaster(self, disaster: Disaster) -> None:
+        if self.engine.dead is not None:
+            self._die(disaster)
+        elif disaster.type:
+            self._tell(disaster, 1 << disaster.type, closing=False)
+        elif not self.callbacks.disaster(disaster):
+            # Such as a child that somebody else reaped: the operation that it belonged to fails by itself.
+            _log.critical("%s", disaster)
+
+    def _die(self, disaster: Disaster) -> None:
+        if self.dead is not None:
+            return
+        self.dead = disaster
+        self._tell(disaster, EVENTMASK_ALL, closing=True)
+        # A dead ctx's fds may stay ready for ever; freeing it takes them off the loop.
+        if not self.free():
+            self.abandon()
+
+    def _tell(self, disaster: Disaster, typemask: int, closing: bool) -> None:
+        _log.critical("%s", disaster)
+        waiters = self.mailbox.fail(disaster.again, typemask, closing)
+        if not self.callbacks.disaster(disaster) and not waiters:
+            self.binding.report(disaster)
+
+    def _connect(self) -> IStoreConnection:
+        try:
+            return self.engine.xenstore_connect()
+        except OSError as error:
+            raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
+
+    def _store_lost(self, why: str) -> None:
+        self._die(Disaster(0, why))
+
+    def _introduced(self) -> None:
+        self.drain()
+        self.feeds.check_lives(self.engine.list_domain())
+        for look in list(self.introduced):
+            look()
+
+    def forked(self) -> None:
+        """In a forked child: everything here is the parent's."""
+        self.freed = self.in_child = True
+        self.engine.postfork_child_noexec()
+        self.binding.close()
+
+
+def _after_fork_in_child() -> None:
+    if in_library_fork():
+        return
+    for pump in list(_pumps):
+        if not pump.freed:
+            pump.forked()
+    _pumps.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A Context's own connection to xenstored, for what libxl can't tell.
+
+libxl's reader thread ends without a word when xenstored dies, and the one fd that libxl shows to the event loop stays
+silent: its evgens would be deaf for ever. Here the same death is an end of file. libxl has no event for a domain that
+appears, either, and can read a domain's name only by waiting for the answer.
+
+Nothing here blocks: the connection is non-blocking, and is watched through the same hooks as libxl's fds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+import time
+from collections.abc import Callable
+
+from gxl.interfaces import IOSEventHooks, IStoreConnection
+from gxl.xenstore import Client, ProtocolError, Request, WatchEvent
+
+_log = logging.getLogger("gxl")
+
+# /dev/xen/xenbus has no end of file: a daemon that is gone just never answers.
+PING_INTERVAL = 30.0
+
+_INTRODUCE = b"@introduceDomain"
+_TOKEN = b"gxl"
+
+
+class SideChannel:
+    """Names, new domains, and whether xenstored is alive. It is its own token at the hooks."""
+
+    def __init__(
+        self,
+        connection: IStoreConnection,
+        hooks: IOSEventHooks,
+        on_lost: Callable[[str], object],
+        on_introduced: Callable[[], object],
+    ) -> None:
+        self._connection = connection
+        self._hooks = hooks
+        self._on_lost = on_lost
+        self._on_introduced = on_introduced
+        self._client = Client()
+        self._expected: dict[Request, Callable[[str | None], object]] = {}
+        self._ping: Request | None = None
+        self._fd = connection.fileno()
+        self._events = select.POLLIN
+        self._registration = hooks.fd_register(self._fd, self._events, self)
+        self._client.watch(_INTRODUCE, _TOKEN)
+        self._flush()
+        if not stat.S_ISSOCK(os.fstat(self._fd).st_mode):
+            hooks.timeout_register(time.time() + PING_INTERVAL, self)
+
+    def name_of(self, domid: int, then: Callable[[str | None], object]) -> None:
+        """Ask for a domain's name, and call `then` with it when it comes: None where there is none."""
+        if self._fd < 0:
+            then(None)
+            return
+        self._expected[self._client.read(b"/local/domain/%d/name" % domid)] = then
+        self._flush()
+
+    def ready(self) -> None:
+        """The fd is readable or writable."""
+        # One slice a turn: a store that never stops talking must not hold the hub.
+        if self._fd < 0:
+            return
+        try:
+            data = self._connection.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            self._flush()
+            return
+        except OSError as error:
+            self._lose(f"the connection to xenstored failed: {error}")
+            return
+        if not data:
+            self._lose("xenstored has closed the connection: it died or was restarted")
+            return
+        try:
+            for message in self._client.receive(data):
+                if isinstance(message, WatchEvent):
+                    self._on_introduced()
+                else:
+                    self._finish(message)
+                if self._fd < 0:
+                    return
+        except ProtocolError as error:
+            self._lose(f"xenstored broke the protocol: {error}")
+            return
+        self._flush()
+
+    def ping(self) -> None:
+        """The ping interval has passed."""
+        if self._fd < 0:
+            return
+        if self._ping is not None and not self._ping.done:
+            self._lose(f"xenstored has not answered for {PING_INTERVAL:.0f} s")
+            return
+        self._ping = self._client.read(b"/")
+        self._flush()
+        if self._fd >= 0:
+            self._hooks.timeout_register(time.time() + PING_INTERVAL, self)
+
+    def close(self) -> None:
+        """Let go of the fd. Idempotent. Names that are still being asked for will not come."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._hooks.fd_deregister(fd, self._registration)
+            self._connection.close()
+            self._expected.clear()
+
+    def _flush(self) -> None:
+        outgoing = self._client.outgoing
+        while outgoing:
+            try:
+                self._client.sent(self._connection.send(bytes(outgoing)))
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._lose(f"the connection to xenstored failed: {error}")
+                return
+        events = select.POLLIN | select.POLLOUT if outgoing else select.POLLIN
+        if events != self._events:
+            self._registration = self._hooks.fd_modify(self._fd, self._registration, events)
+            self._events = events
+
+    def _finish(self, request: Request) -> None:
+        then = self._expected.pop(request, None)
+        if then is None:
+            if request is not self._ping:
+                request.result()
+            return
+        try:
+            # Whatever is in the store is untrusted; a name need not be text.
+            then(request.result().decode("utf-8", "backslashreplace"))
+        except OSError:
+            then(None)
+
+    def _lose(self, why: str) -> None:
+        _log.error("%s", why)
+        expected = list(self._expected.values())
+        self.close()
+        for then in expected:
+            then(None)
+        self._on_lost(why)
