@@ -34,32 +34,49 @@ class Limits:
     accel: str
 
 
-def write_share(share: Path, parts: Parts, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
-    """Fill the folder that dom0 sees, writable, as /run/realxen."""
-    (share / "guests").mkdir()
-    (share / "machine").write_text(f"xen_tools={shlex.quote(str(parts.xen_tools))}\n")
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-    (share / "command").write_text(f"{exports}cd {shlex.quote(str(cwd))} || exit 125\nexec {shlex.join(command)}\n")
-    (share / "output").touch()
+class Files:
+    """What one run keeps in its folder; `share` is the part that dom0 sees, writable, as /run/realxen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hypervisor = folder / "xen"
+        self.initramfs = folder / "dom0-initramfs"
+        self.console = folder / "console"
+        self.share = folder / "share"
+        self.guests = self.share / "guests"
+        self.output = self.share / "output"
+        self.status = self.share / "status"
+        self.guests.mkdir(parents=True)
+        self.console.touch()
+        self.output.touch()
+
+    def write_command(self, parts: Parts, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
+        """Write what dom0-init reads: where Xen's tools are, and what to run."""
+        (self.share / "machine").write_text(f"xen_tools={shlex.quote(str(parts.xen_tools))}\n")
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+        run = f"cd {shlex.quote(str(cwd))} || exit 125\nexec {shlex.join(command)}\n"
+        (self.share / "command").write_text(exports + run)
 
 
-def qemu_command(parts: Parts, images: Path, share: Path, console: Path, limits: Limits) -> list[str]:
+def qemu_command(parts: Parts, files: Files, limits: Limits) -> list[str]:
     """Return the command line of the emulated host; it has no disk, no network and no display."""
     dom0 = (limits.memory - HYPERVISOR_MIB) * 2 // 3
-    # A comma would end the value in QEMU's option syntax; doubling it is QEMU's own escape.
-    kernel, initramfs, shared = (str(path).replace(",", ",,") for path in (parts.kernel, images / "dom0-initramfs", share))
     return [
         # coreutils' timeout ends QEMU also where this program was killed and can't.
         "timeout", "--kill-after=5", str(int(limits.timeout) + 10),
         str(parts.qemu), "-accel", limits.accel, "-cpu", "host" if limits.accel == "kvm" else "qemu64",
-        "-m", str(limits.memory), "-smp", "2",
-        "-no-reboot", "-nodefaults", "-display", "none", "-chardev", f"file,id=console,path={str(console).replace(',', ',,')}", "-serial", "chardev:console",
-        "-kernel", str(images / "xen"),
+        "-m", str(limits.memory), "-smp", "2", "-no-reboot", "-nodefaults", "-display", "none",
+        "-chardev", f"file,id=console,path={_escaped(files.console)}", "-serial", "chardev:console",
+        "-kernel", str(files.hypervisor),
         "-append", f"console=com1 com1=115200,8n1 dom0_mem={dom0}M,max:{dom0}M loglvl=warning sched=credit",
-        "-initrd", f"{kernel} console=hvc0 quiet panic=1,{initramfs}",
+        "-initrd", f"{_escaped(parts.kernel)} console=hvc0 quiet panic=1,{_escaped(files.initramfs)}",
         "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
-        "-virtfs", f"local,path={shared},mount_tag=share,security_model=none,multidevs=remap",
+        "-virtfs", f"local,path={_escaped(files.share)},mount_tag=share,security_model=none,multidevs=remap",
     ]
+
+
+def _escaped(path: Path) -> str:
+    """A comma ends a value in QEMU's option syntax, a doubled one stands for itself."""
+    return str(path).replace(",", ",,")
 
 
 class Progress:
@@ -82,7 +99,6 @@ class Console:
     """The serial console's log, read as it grows."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        path.touch()
         self._path = path
         self._file = path.open("rb")
         self._rest = b""
@@ -107,41 +123,41 @@ class Console:
                 self.failure = self.failure or text
 
     def tail(self) -> str:
-        """The last lines, without the terminal's control sequences."""
+        """The last lines, without empty ones and the terminal's control sequences."""
         text = self._path.read_text(errors="replace").replace("\r", "")
-        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc", "", text).splitlines()
+        lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc", "", text).splitlines() if line.strip()]
         return "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:])
 
     def close(self) -> None:
         self._file.close()
 
 
-def run(qemu: Sequence[str], share: Path, console_log: Path, limits: Limits, output: BinaryIO, progress: Progress) -> int:
+def run(qemu: Sequence[str], files: Files, timeout: float, shown: BinaryIO, progress: Progress) -> int:
     """Run the machine until its command has ended and return that command's exit status.
 
-    What the command prints goes to `output` as it comes. Raises `MachineFailed` where there is no exit status; QEMU is
-    never left behind.
+    What the command prints goes to `shown` as it comes. Raises `MachineFailed` where there is no exit status after
+    `timeout` seconds or when the machine has stopped; QEMU is never left behind.
     """
     progress("QEMU starts")
-    console = Console(console_log, progress)
-    status = share / "status"
+    console = Console(files.console, progress)
     process = subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
     try:
-        with (share / "output").open("rb") as printed:
+        with files.output.open("rb") as output:
             while True:
                 # Asked before reading: what was printed before the end is then read below, for certain.
-                gone, done = process.poll() is not None, status.exists()
+                gone, done = process.poll() is not None, files.status.exists()
                 console.read()
-                if new := printed.read():
-                    output.write(new)
-                    output.flush()
+                if new := output.read():
+                    shown.write(new)
+                    shown.flush()
                 if done:
-                    return int(status.read_text())
+                    return int(files.status.read_text())
                 if gone:
-                    said = process.stdout.read().decode(errors="replace") if process.stdout else ""
-                    raise MachineFailed(_verdict(f"the machine stopped without an exit status, after: {progress.stage}", console, said))
-                if progress.seconds > limits.timeout:
-                    raise MachineFailed(_verdict(f"no end within --timeout={limits.timeout:g} s; last stage: {progress.stage}", console))
+                    said = process.stdout.read().decode(errors="replace")
+                    raise _no_verdict(f"the machine stopped by itself; last stage: {progress.stage}", console, said)
+                if progress.seconds > timeout:
+                    raise _no_verdict(f"no end within {timeout:g} s; last stage: {progress.stage}", console)
                 time.sleep(0.05)
     finally:
         process.terminate()
@@ -150,15 +166,14 @@ def run(qemu: Sequence[str], share: Path, console_log: Path, limits: Limits, out
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout:
-            process.stdout.close()
+        process.stdout.close()
         console.close()
 
 
-def _verdict(text: str, console: Console, qemu_said: str = "") -> str:
+def _no_verdict(text: str, console: Console, qemu_said: str = "") -> MachineFailed:
     parts = [text]
     if console.failure:
         parts.append(f"dom0 or Xen said: {console.failure}")
     if qemu_said.strip():
         parts.append(f"QEMU said: {qemu_said.strip()}")
-    return "\n".join([*parts, "the console's last lines:", console.tail()])
+    return MachineFailed("\n".join([*parts, "the console's last lines:", console.tail()]))

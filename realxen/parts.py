@@ -10,7 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay", "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc")
+MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay",
+           "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc")
 """Debian's kernel has these as modules: the root over 9p, the overlay above it, and what Xen's tools open in dom0."""
 
 DOM0_TOOLS = ("bin/xenstored", "bin/xen-init-dom0", "bin/xenconsoled", "bin/xl")
@@ -104,8 +105,8 @@ def _module_files(modprobe: Path, version: str) -> tuple[Path, ...]:
     """The module files that `MODULES` need, in the order in which they must be loaded; built-in ones have no file."""
     files: dict[Path, None] = {}
     for module in MODULES:
-        result = subprocess.run([modprobe, "-S", version, "-n", "--show-depends", module], capture_output=True, text=True,
-                                timeout=30)
+        result = subprocess.run([modprobe, "-S", version, "-n", "--show-depends", module],
+                                capture_output=True, text=True, timeout=30)
         if result.returncode != 0:
             raise Missing(f"kernel {version} has no module {module}: {result.stderr.strip()}")
         files.update((Path(word[1]), None) for line in result.stdout.splitlines()
