@@ -209,6 +209,10 @@ class EngineUnavailable(GxlError):
         return "\n".join([str(self.args[0]), *(f"  {what}: {why}" for what, why in self.attempts)])
 
 
+class HubUnavailable(GxlError, ValueError):
+    """There is no hub provider of that name, or it can't be loaded; the message says which are known, or why."""
+
+
 class ContextClosed(GxlError):
     """The Context was closed, before the call or while it waited."""
 
