@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Real domains, started with xl and without its monitor, which would destroy them before the test has looked.
+
+All that waits here does so cooperatively.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import gevent
+from gevent import subprocess
+
+XVDD = 51760
+"""What xenstore calls the disk xvdd: 202 << 8 | 3 << 4."""
+
+
+def run(*command: str) -> str:
+    """What `command` prints. Raises AssertionError with all that it said if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=50)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return str(done.stdout)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A paravirtual domain."""
+
+    name: str
+    domid: int
+    uuid: UUID
+
+    def order(self, order: str) -> None:
+        """Let the tiny guest do something itself: "shutdown N", "fault" or "eject DEVID". Does not wait for it."""
+        run("xenstore-write", f"/local/domain/{self.domid}/data/order", order)
+
+    def said(self, text: str) -> None:
+        """Wait until `text` has appeared on the guest's console."""
+        log = _image(f"guest-{self.name}.log")
+        while not (log.exists() and text in log.read_text(errors="replace")):
+            gevent.sleep(0.05)
+
+    def destroy(self) -> None:
+        run("xl", "destroy", str(self.domid))
+
+
+class Guests:
+    """Starts domains and knows those that a test leaves behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def tiny(self, *, disk: str | None = None, paused: bool = False) -> Guest:
+        """Start the guest that obeys orders; see realxen/guest/tiny.c."""
+        return self._start("tiny", 8, "", disk, paused)
+
+    def linux(self) -> Guest:
+        """Start a guest with dom0's own Linux kernel. Returns while it boots; then it says that it is ready."""
+        extra = f'ramdisk = "{_image("linux-initramfs")}"\ncmdline = "quiet console=hvc0"\n'
+        return self._start("linux-kernel", 192, extra, None, False)
+
+    def _start(self, kernel: str, memory: int, extra: str, disk: str | None, paused: bool) -> Guest:
+        identity = uuid4()
+        name = f"{kernel}-{identity.hex[:8]}"
+        config = self._folder / f"{name}.cfg"
+        config.write_text(
+            f'name = "{name}"\nuuid = "{identity}"\ntype = "pv"\nvcpus = 1\nmemory = {memory}\n'
+            f'kernel = "{_image(kernel)}"\n{extra}' + (f'disk = ["{disk}"]\n' if disk else "")
+        )
+        run("xl", "create", "-e", *(["-p"] if paused else []), str(config))
+        return Guest(name, int(run("xl", "domid", name)), identity)
+
+    def destroy_all(self) -> None:
+        for line in run("xl", "list").splitlines()[1:]:
+            name, domid = line.split()[:2]
+            if domid != "0" and "(null)" not in name:
+                run("xl", "destroy", domid)
+
+
+def _image(name: str) -> Path:
+    return Path(os.environ["GXL_REALXEN"], "guests", name)
