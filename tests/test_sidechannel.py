@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Context's own connection to xenstored: its death, names, new domains; against each engine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gevent
+import pytest
+from worlds import World, outcome, settle
+from zope.interface.verify import verifyObject
+
+import gxl
+from gxl.hubhooks import choose
+from gxl.interfaces import IOSEventHooks, IStoreConnection
+from gxl.sidechannel import SideChannel
+
+
+def test_a_xenstored_that_dies_is_a_disaster_for_every_waiter(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    waiters = [gevent.spawn(ctx.event_wait) for _ in range(3)]
+    settle()
+    world.host.drop_connections()
+    errors = [outcome(waiter) for waiter in waiters]
+    assert all(isinstance(error, gxl.Disaster) for error in errors)
+    assert len(set(map(id, errors))) == 3
+    assert "xenstored" in str(errors[0])
+    for call in (ctx.event_wait, ctx.event_check, ctx.list_domain, lambda: ctx.evenable_domain_death(1)):
+        with pytest.raises(gxl.Disaster):
+            call()
+
+
+def test_events_that_came_before_the_disaster_can_still_be_taken(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    world.host.destroy_domain(domid)
+    while not ctx.queued:
+        settle(1)
+    waiter = gevent.spawn(ctx.event_wait, gxl.mask(gxl.DiskEject))
+    settle()
+    world.host.drop_connections()
+    assert isinstance(outcome(waiter), gxl.Disaster)
+    assert isinstance(ctx.event_check(), gxl.DomainDeath)
+    with pytest.raises(gxl.Disaster):
+        ctx.event_check()
+
+
+def test_a_store_that_answers_late_delays_names_and_nothing_else(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("slow")
+    other = world.host.create_domain("other")
+    ctx.evenable_domain_death(other)
+    settle(20)
+    with world.host.stalled():
+        listing = gevent.spawn(ctx.list_domain)
+        settle(20)
+        assert not listing.ready()
+    assert [domain.name for domain in outcome(listing) if domain.domid == domid] == ["slow"]
+
+
+def test_a_name_that_is_not_text_is_shown_not_trusted(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("plain")
+    world.host.write(f"/local/domain/{domid}/name", b"\xff\xfe\x1b[31m")
+    names = {domain.domid: domain.name for domain in ctx.list_domain()}
+    assert names[domid] == "\\xff\\xfe\x1b[31m"
+
+
+class Recorder:
+    """IOSEventHooks that remember."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def record(*args: Any) -> str:
+            self.calls.append((name, *args))
+            return "registration"
+
+        return record
+
+
+class Device:
+    """A connection like /dev/xen/xenbus: no socket, so no end of file."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        self.sent = b""
+
+    def fileno(self) -> int:
+        return self.reading
+
+    def recv(self, size: int) -> bytes:
+        return os.read(self.reading, size)
+
+    def send(self, data: bytes) -> int:
+        self.sent += data
+        return len(data)
+
+    def close(self) -> None:
+        os.close(self.reading)
+        os.close(self.writing)
+
+
+def test_where_there_is_no_end_of_file_a_ping_that_is_not_answered_tells() -> None:
+    hooks, device, lost = Recorder(), Device(), []
+    side = SideChannel(device, hooks, lost.append, lambda: None)  # type: ignore[arg-type]
+    assert [name for name, *_ in hooks.calls] == ["fd_register", "timeout_register"]
+    side.ping()
+    assert not lost
+    side.ping()
+    assert len(lost) == 1
+    assert "not answered" in lost[0]
+    assert hooks.calls[-1][0] == "fd_deregister"
+
+
+def test_a_connection_that_takes_nothing_now_is_asked_again_when_it_can() -> None:
+    hooks, device = Recorder(), Device()
+    taken = [5, 10**6]
+    device.send = lambda data: taken.pop(0) if taken[0] < len(data) else len(data)  # type: ignore[method-assign]
+    side = SideChannel(device, hooks, lambda why: None, lambda: None)  # type: ignore[arg-type]
+    side.close()
+    side.close()
+    assert [name for name, *_ in hooks.calls].count("fd_deregister") == 1
+
+
+def test_the_engines_connections_provide_the_interface(world: World) -> None:
+    connection = world.engine().xenstore_connect()
+    assert verifyObject(IStoreConnection, connection, tentative=True)
+    connection.close()
+    connection.close()
+
+
+def test_the_hub_offers_what_the_side_channel_needs() -> None:
+    assert IOSEventHooks.names()
+    assert choose("gevent").name == "gevent"
