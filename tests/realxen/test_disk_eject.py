@@ -17,7 +17,7 @@ def guest(guests: Guests, tmp_path: Path) -> Guest:
     run("modprobe", "-a", "loop", "xen-blkback")
     image = tmp_path / "cd"
     image.write_bytes(bytes(1 << 20))
-    return guests.tiny(disk=f"target={image},format=raw,script=block,vdev=xvdd,access=ro,devtype=cdrom")
+    return guests.tiny(disk=f"format=raw,script=block,vdev=xvdd,access=ro,devtype=cdrom,target={image}")
 
 
 def test_each_eject_by_the_guest_reaches_every_evgen_of_the_disk(ctx: Context, guest: Guest) -> None:
