@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
-from threading import RLock
 
 from gxl.simhost.daemon import Daemon
 
@@ -12,12 +13,11 @@ from gxl.simhost.daemon import Daemon
 class Connection:
     """The client's end: like a non-blocking stream socket, except that a request is served while it is sent."""
 
-    def __init__(self, daemon: Daemon, lock: RLock, domid: int) -> None:
-        self._lock = lock
-        self._sock, other = socket.socketpair()
+    def __init__(self, daemon: Daemon, domid: int) -> None:
+        self._sock, self._other = socket.socketpair()
         self._sock.setblocking(False)
-        other.setblocking(False)
-        self._session = daemon.connect(other, domid)
+        self._other.setblocking(False)
+        self._session = daemon.connect(self._other, domid)
 
     def fileno(self) -> int:
         """The fd that becomes readable when a reply, a watch event or end of file is there; -1 once closed."""
@@ -25,25 +25,23 @@ class Connection:
 
     def send(self, data: bytes) -> int:
         """Serve the requests in `data`; always takes all of it. BrokenPipeError: the host dropped the connection."""
-        with self._lock:
-            if self._sock.fileno() < 0:
-                raise OSError(9, "the connection is closed")
-            if self._session.closed:
-                raise BrokenPipeError(32, "the simulated xenstored dropped this connection")
-            self._session.feed(bytes(data))
-            return len(data)
+        if self._sock.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self._session.closed:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self._session.feed(bytes(data))
+        return len(data)
 
     def recv(self, size: int) -> bytes:
         """At most `size` bytes of what the host sent, b"" at end of file. BlockingIOError: nothing is there."""
-        with self._lock:
-            data = self._sock.recv(size)
-            # What did not fit into the socket's buffer waits in the session; move some up, so that the fd stays
-            # readable for as long as something is left.
-            self._session.flush()
-            return data
+        data = self._sock.recv(size)
+        # What did not fit into the socket's buffer waits in the session; move some up, so that the fd stays readable
+        # for as long as something is left.
+        self._session.flush()
+        return data
 
     def close(self) -> None:
         """Hang up. Harmless if done before."""
-        with self._lock:
-            self._session.drop()
-            self._sock.close()
+        self._session.drop()
+        self._other.close()
+        self._sock.close()

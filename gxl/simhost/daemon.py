@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from threading import RLock
 
 from gxl.simhost import requests
 from gxl.simhost.sessions import Session
@@ -22,7 +23,8 @@ class Daemon:
     `exists` tells whether the hypervisor has a domain, `take_failure` with which errno a request must fail, if any.
     """
 
-    def __init__(self, exists: Callable[[int], bool], take_failure: Callable[[str], int]) -> None:
+    def __init__(self, lock: RLock, exists: Callable[[int], bool], take_failure: Callable[[str], int]) -> None:
+        self.lock = lock
         self._exists = exists
         self.store = Store(self._store_changed)
         self.take_failure = take_failure

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from gxl.simhost.daemon import Daemon
 from gxl.simhost.domains import DOMID_FIRST_RESERVED, DomainInfo, Domains, Kind
 from gxl.simhost.failures import CONNECT, Failures
 from gxl.simhost.hypercalls import Hypercalls
+from gxl.simhost.sessions import Session
 from gxl.simhost.store import READ, TOOLSTACK
 
 _CONTROL = re.compile(rb"/local/domain/(\d+)/control/shutdown")
@@ -43,7 +45,7 @@ class SimHost:
         self._lock = RLock()
         self._failures = Failures()
         self._domains = Domains(self._exception)
-        self._daemon = Daemon(lambda domid: self._domains.find(domid) is not None, self._failures.take)
+        self._daemon = Daemon(self._lock, lambda domid: self._domains.find(domid) is not None, self._failures.take)
         self._daemon.on_change = self._store_changed
         self._daemon.on_served = self._settle
         self._disks: dict[int, dict[int, layout.DiskPlan]] = {}
@@ -251,12 +253,21 @@ class SimHost:
     def connect(self, domid: int = 0) -> Connection:
         """A xenstore connection: a tool's in dom0, or the guest `domid`'s own, with its rights and quotas."""
         with self._lock:
-            if self._closed:
-                raise ConnectionRefusedError(errno.ECONNREFUSED, "the simulated host is closed")
-            if number := self._failures.take(CONNECT):
-                raise OSError(number, f"{os.strerror(number)}: injected into {CONNECT}")
+            self._check_connect()
             self._domains.get(domid)
-            return Connection(self._daemon, self._lock, domid)
+            return Connection(self._daemon, domid)
+
+    def serve(self, sock: socket.socket) -> Session:
+        """For a server: treat the other end of the non-blocking `sock` as a tool in dom0."""
+        with self._lock:
+            self._check_connect()
+            return self._daemon.connect(sock)
+
+    def _check_connect(self) -> None:
+        if self._closed:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the simulated host is closed")
+        if number := self._failures.take(CONNECT):
+            raise OSError(number, f"{os.strerror(number)}: injected into {CONNECT}")
 
     def drop_connections(self) -> None:
         """xenstored dies, and another starts at once on the same store: every client reads end of file."""

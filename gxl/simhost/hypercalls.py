@@ -38,11 +38,12 @@ class Hypercalls:
             self._check("getdomaininfolist")
             return self._domains.list(first, limit)
 
-    def getdomaininfo(self, domid: int) -> DomainInfo:
-        """This domain; ESRCH if there is none."""
+    def getdomaininfo(self, domid: int, or_next: bool = False) -> DomainInfo:
+        """This domain, or with `or_next` the first of those from this id on; ESRCH if there is none."""
         with self._lock:
             self._check("getdomaininfo")
-            return self._domains.get(domid).info()
+            following = self._domains.list(domid, 1) if or_next else []
+            return following[0] if following else self._domains.get(domid).info()
 
     def pausedomain(self, domid: int) -> None:
         """Stop the domain for now."""

@@ -62,8 +62,8 @@ class Request:
         return payload[:-1]
 
     def absolute(self, path: bytes) -> bytes:
-        """A guest's relative path starts in its own directory; a tool in dom0 has none."""
-        if path[:1] in (b"/", b"@") or not self.session.domid:
+        """A relative path starts in the directory of the client's domain."""
+        if path[:1] in (b"", b"/", b"@"):
             return path
         return b"/local/domain/%d/" % self.session.domid + path
 

@@ -20,9 +20,10 @@ PENDING_MAX = 64 * 1024 * 1024
 
 
 class Session:
-    """The daemon's end of a connection: `sock` is non-blocking, and only ever written to here.
+    """The daemon's end of a connection.
 
-    `on_blocked` is called when `sock` takes no more for now; then `flush` must be called once it does.
+    `sock` is non-blocking, and only ever written to here; whoever made it closes it. `on_blocked` is called when it
+    takes no more for now; then `flush` must be called once it does. Any thread may call `feed`, `flush` and `drop`.
     """
 
     def __init__(self, daemon: Daemon, sock: socket.socket, number: int, domid: int) -> None:
@@ -38,7 +39,7 @@ class Session:
         self._decoder = Decoder()
         # What was not yet sent, with the payload of those watch events of which one waiting is enough.
         self._pending: deque[tuple[bytes, bytes | None]] = deque()
-        self._pending_bytes = 0
+        self._unread = 0
         self._pending_events: set[bytes] = set()
 
     @property
@@ -46,22 +47,19 @@ class Session:
         return Caller(self.domid, self._daemon.targets.get(self.domid))
 
     @property
-    def pending(self) -> bool:
-        """Whether something waits for the client to read."""
-        return bool(self._pending)
+    def unread(self) -> int:
+        """How many bytes wait for the client to read, besides those that its socket holds."""
+        return self._unread
 
     def feed(self, data: bytes) -> None:
         """The client sent `data`: serve every request that is now complete."""
-        if self._daemon.stalled:
-            self._decoder.feed(data)
-            return
-        try:
-            for message in self._decoder.feed(data):
-                self._daemon.serve(self, message)
-                if self.closed or self._daemon.stalled:
-                    return
-        except ProtocolError:
-            self.drop()
+        with self._daemon.lock:
+            messages = self._decoder.feed(data)
+            try:
+                while not self.closed and not self._daemon.stalled and (message := next(messages, None)):
+                    self._daemon.serve(self, message)
+            except ProtocolError:
+                self.drop()
 
     def reply(self, message: Message) -> None:
         self._send(encode(message))
@@ -88,37 +86,44 @@ class Session:
                 return
             data = data[sent:]
         self._pending.append((data, once))
-        self._pending_bytes += len(data)
+        self._unread += len(data)
         if once is not None:
             self._pending_events.add(once)
-        if self._pending_bytes > PENDING_MAX:
+        if self._unread > PENDING_MAX:
             self.drop()
         elif self.on_blocked is not None:
             self.on_blocked()
 
     def flush(self) -> None:
         """Send what waits, as far as the client has made room for it."""
-        while self._pending and not self.closed and not self._daemon.stalled:
-            data, once = self._pending[0]
-            try:
-                sent = self._sock.send(data)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.drop()
-                return
-            self._pending_bytes -= sent
-            if sent < len(data):
-                self._pending[0] = (data[sent:], once)
-                return
-            self._pending.popleft()
-            if once is not None:
-                self._pending_events.discard(once)
+        with self._daemon.lock:
+            while self._pending and not self._daemon.stalled:
+                data, once = self._pending[0]
+                try:
+                    sent = self._sock.send(data)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    self.drop()
+                    return
+                self._unread -= sent
+                if sent < len(data):
+                    self._pending[0] = (data[sent:], once)
+                    return
+                self._pending.popleft()
+                if once is not None:
+                    self._pending_events.discard(once)
 
     def drop(self) -> None:
-        """Close the connection from the daemon's side; the client reads end of file. Harmless if it is closed."""
-        if not self.closed:
-            self.closed = True
-            self._pending.clear()
-            self._daemon.forget(self)
-            self._sock.close()
+        """Hang up; the client reads end of file. Harmless if done before."""
+        with self._daemon.lock:
+            if not self.closed:
+                self.closed = True
+                self._pending.clear()
+                self._unread = 0
+                self._daemon.forget(self)
+                try:
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    # The client hung up first.
+                    pass

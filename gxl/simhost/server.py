@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Serves a simulated host on Unix sockets, to programs that think it is real.
+
+In the served directory, `socket` speaks xenstore (its clients set XENSTORED_RUNDIR to the directory), `hypercalls`
+serves the preloaded library, and `control` is for whoever plays with the host.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from gxl.simhost import abi, control
+from gxl.simhost.host import SimHost
+
+_CHUNK = 65536
+# A client that leaves so much unread is not listened to until it reads.
+_UNREAD_MAX = 1024 * 1024
+
+
+class Server:
+    """Serves `host` (a new one if None) in `directory` until `stop` is called."""
+
+    def __init__(self, directory: str | Path, host: SimHost | None = None, version: tuple[int, int] = (4, 17)) -> None:
+        self.directory = Path(directory)
+        self.host = SimHost() if host is None else host
+        self.version = abi.Version(*version)
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._peers: set[_Peer] = set()
+        self._blocked: deque[_Peer] = deque()
+        self._stopping = False
+        self._listeners: list[socket.socket] = []
+        self._wake.setblocking(False)
+        self._watch(self._woken, lambda: self._woken.recv(_CHUNK))
+        for name, kind in (("socket", _XenstorePeer), ("hypercalls", _HypercallPeer), ("control", _ControlPeer)):
+            self._listen(self.directory / name, kind)
+        self._furnish()
+
+    def _listen(self, path: Path, kind: type[_Peer]) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listeners.append(listener)
+        listener.setblocking(False)
+        listener.bind(str(path))
+        listener.listen(128)
+        self._watch(listener, lambda: self._accept(listener, kind))
+
+    def _furnish(self) -> None:
+        """Make what the preloaded library puts in place of the machine's own files.
+
+        What Linux tells in /sys/hypervisor decides which release's tools Debian's wrapper runs.
+        """
+        for place in ("run", "lib"):
+            (self.directory / place).mkdir()
+        directory = self.directory / "hypervisor" / "version"
+        directory.mkdir(parents=True)
+        (directory / "major").write_text(f"{self.version.major}\n")
+        (directory / "minor").write_text(f"{self.version.minor}\n")
+        (directory.parent / "type").write_text("xen\n")
+
+    def _watch(self, sock: socket.socket, ready: Callable[[], object]) -> None:
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_READ, lambda events: ready())
+
+    def _accept(self, listener: socket.socket, kind: type[_Peer]) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            # The client has gone again, or this process has no fd left; either way there is nobody to tell.
+            return
+        sock.setblocking(False)
+        peer = kind(self, sock)
+        if peer.refused:
+            sock.close()
+            return
+        self._peers.add(peer)
+        self._selector.register(sock, selectors.EVENT_READ, peer.ready)
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping:
+            for key, events in self._selector.select():
+                key.data(events)
+            while self._blocked:
+                peer = self._blocked.popleft()
+                if peer in self._peers:
+                    self._selector.modify(peer.sock, peer.interest(), peer.ready)
+
+    def watch_stdin(self) -> None:
+        """Stop when standard input ends: when the process at its other end does."""
+        self._selector.register(0, selectors.EVENT_READ, lambda events: None if os.read(0, _CHUNK) else self.stop())
+
+    def blocked(self, peer: _Peer) -> None:
+        """`peer` has something to send that its client has no room for. Any thread may call this."""
+        self._blocked.append(peer)
+        self._poke()
+
+    def _poke(self) -> None:
+        try:
+            self._wake.send(b"x")
+        except BlockingIOError:
+            # It is awake.
+            pass
+
+    def forget(self, peer: _Peer) -> None:
+        """`peer`'s client is gone."""
+        self._peers.discard(peer)
+        self._selector.unregister(peer.sock)
+        peer.sock.close()
+
+    def reset(self) -> None:
+        """Begin again with a new host."""
+        self.host.close()
+        self.host = SimHost()
+
+    def stop(self) -> None:
+        """Let `run` return. Any thread may call this."""
+        self._stopping = True
+        self._poke()
+
+    def close(self) -> None:
+        """Hang up on every client. The host stays as it is."""
+        for peer in list(self._peers):
+            peer.gone()
+        for sock in (*self._listeners, self._wake, self._woken):
+            sock.close()
+        self._selector.close()
+
+
+class _Peer:
+    """A client's connection."""
+
+    refused = False
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.server = server
+        self.sock = sock
+        self._outgoing = bytearray()
+
+    def ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self.flush()
+            self.server.blocked(self)
+        if events & selectors.EVENT_READ:
+            try:
+                data = self.sock.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self.received(data)
+            else:
+                self.gone()
+
+    def interest(self) -> int:
+        unread = self.unread()
+        write = selectors.EVENT_WRITE if unread else 0
+        return write | (selectors.EVENT_READ if unread < _UNREAD_MAX else 0)
+
+    def unread(self) -> int:
+        return len(self._outgoing)
+
+    def received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> None:
+        self._outgoing += data
+        self.flush()
+        if self._outgoing:
+            self.server.blocked(self)
+
+    def flush(self) -> None:
+        try:
+            del self._outgoing[: self.sock.send(self._outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # The client is gone; its end of file is about to be read.
+            self._outgoing.clear()
+
+    def gone(self) -> None:
+        self.server.forget(self)
+
+
+class _XenstorePeer(_Peer):
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server, sock)
+        try:
+            self._session = server.host.serve(sock)
+        except OSError:
+            self.refused = True
+            return
+        self._session.on_blocked = lambda: server.blocked(self)
+
+    def received(self, data: bytes) -> None:
+        self._session.feed(data)
+
+    def unread(self) -> int:
+        return self._session.unread
+
+    def flush(self) -> None:
+        self._session.flush()
+
+    def gone(self) -> None:
+        self._session.drop()
+        super().gone()
+
+
+class _HypercallPeer(_Peer):
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server, sock)
+        self._incoming = bytearray()
+
+    def received(self, data: bytes) -> None:
+        self._incoming += data
+        while len(self._incoming) >= abi.REQUEST.size:
+            *call, length = abi.REQUEST.unpack_from(self._incoming)
+            end = abi.REQUEST.size + length
+            if length > abi.BLOCK_MAX:
+                self.gone()
+                return
+            if len(self._incoming) < end:
+                return
+            block = bytes(self._incoming[abi.REQUEST.size : end])
+            del self._incoming[:end]
+            self.send(abi.answer(self.server.host.hypercalls, self.server.version, tuple(call), block))
+
+
+class _ControlPeer(_Peer):
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(server, sock)
+        self._incoming = bytearray()
+        self._blocks: control.Blocks = []
+
+    def received(self, data: bytes) -> None:
+        self._incoming += data
+        *lines, rest = self._incoming.split(b"\n")
+        self._incoming = rest
+        for line in lines:
+            self.send(control.call(self.server, self._blocks, bytes(line)))
+        if len(rest) > control.LINE_MAX:
+            self.gone()
+
+    def gone(self) -> None:
+        while self._blocks:
+            self._blocks.pop().__exit__(None, None, None)
+        super().gone()
