@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Self
 from gxl import engines, hubhooks
 from gxl.arguments import check_domid, check_timeout, check_typemask, check_user, check_vdev
 from gxl.domains import Domain, with_names
-from gxl.errors import ContextClosed
+from gxl.errors import ContextClosed, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
@@ -184,7 +185,6 @@ class Context:
         pump.mailbox.discard()
         pump.callbacks.stop()
         if not pump.free() and not _freed_in_time(pump, timeout):
-            pump.abandon()
             warnings.warn(
                 f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",
                 ResourceWarning,
@@ -244,14 +244,17 @@ def _filters(typemask: int, domid: int | None, user: int | None) -> tuple[int, i
 
 
 def _freed_in_time(pump: Pump, timeout: float | None) -> bool:
+    """Wait for what is pending, then free; False if that took too long, and the pump was abandoned."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    waiter = pump.binding.waiter()
-    pump.on_progress(waiter.wake)
     try:
+        waiter = pump.binding.waiter()
+        pump.on_progress(waiter.wake)
         while not pump.free():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not waiter.wait(left):
-                return False
-        return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or not waiter.wait(left):
+                break
     finally:
-        pump.forget_progress(waiter.wake)
+        # Also when the caller is killed here, or may not wait at all.
+        if not pump.freed:
+            pump.abandon()
+    return not pump.abandoned

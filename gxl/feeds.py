@@ -279,10 +279,13 @@ class Feeds:
 
     def _end(self, feed: _DomainFeed) -> None:
         members = list(feed.members)
-        self._close_domain(feed)
         for evgen in members:
             evgen._feed = None
-            self._report_death(evgen, feed.uuid, feed.name)
+        try:
+            self._close_domain(feed)
+        finally:
+            for evgen in members:
+                self._report_death(evgen, feed.uuid, feed.name)
 
     def _eject(self, feed: _DiskFeed, event: DiskEject) -> None:
         try:

@@ -60,6 +60,7 @@ class Pump:
         self._progress: list[Callable[[], object]] = []
         self.dead: Disaster | None = None
         self.freed = False
+        self.abandoned = False
         self.in_child = False
         self.introduced: list[Callable[[], object]] = []
         self.binding: IHubBinding = hub.attach(self)
@@ -149,15 +150,12 @@ class Pump:
 
     def abandon(self) -> None:
         """Stop watching without freeing: what libxl holds stays held until the process ends."""
+        self.abandoned = True
         self._let_go()
 
     def on_progress(self, wake: Callable[[], object]) -> None:
-        """Call `wake` whenever the engine has been called from the loop, until forget_progress."""
+        """Call `wake` whenever the engine has been called from the loop."""
         self._progress.append(wake)
-
-    def forget_progress(self, wake: Callable[[], object]) -> None:
-        """Take back on_progress."""
-        self._progress.remove(wake)
 
     def _let_go(self) -> None:
         self.freed = True
