@@ -12,15 +12,13 @@ os.waitpid(-1).
 
 from __future__ import annotations
 
+import math
 import os
-import select
 import sys
 import time
 import traceback
-import warnings
 import weakref
 from collections.abc import Callable
-from itertools import starmap
 from typing import Any
 
 import gevent
@@ -29,31 +27,24 @@ from gevent.monkey import get_original
 from greenlet import getcurrent, greenlet
 from zope.interface import implementer
 
-from gxl.arguments import check_fd
-from gxl.errors import GxlError, MisuseError
-from gxl.forking import in_library_fork, library_fork
+from gxl.errors import MisuseError
+from gxl.forking import in_library_fork
+from gxl.hubhooks.children import Cancel, Children
+from gxl.hubhooks.epollset import EpollSet, Interest
 from gxl.interfaces import (
-    IChildProcHooks,
     IEventSink,
     IHub,
     IHubBinding,
     IOSEventHooks,
     IWaiter,
-    SigchldOwner,
 )
 
 # monkey.patch_all() takes epoll away and replaces the others by cooperative versions, which switch.
 _epoll = get_original("select", "epoll")
-_fork: Callable[[], int] = get_original("os", "fork")
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
-_POLL_BITS = select.POLLIN | select.POLLPRI | select.POLLOUT | select.POLLERR | select.POLLHUP | select.POLLRDHUP
-_ALWAYS_REPORTED = select.POLLERR | select.POLLHUP
 _READ = 1  # gevent's own name for "readable", on all loops
-_BATCH = 64
 _LONGEST_TIMER = 1e9
-_STATUS_GRACE = 0.05
-_STATUS_LOST = 255 << 8  # what libxl itself assumes of a child whose status it can't have
 
 
 class SwitchRefused(MisuseError, BlockingSwitchOutError):
@@ -108,177 +99,6 @@ class _Guard:
             raise MisuseError(f"{self.holder!r} switched away from inside libxl, where no other greenlet may enter now")
 
 
-class _Interest:
-    """One registration of an fd; `watched` is None once it is over."""
-
-    __slots__ = ("events", "fd", "tell", "token", "watched")
-
-    def __init__(self, watched: _Watched, events: int, token: object, tell: Callable[..., object]) -> None:
-        self.watched: _Watched | None = watched
-        self.fd = watched.fd
-        self.events = events
-        self.token = token
-        self.tell = tell
-
-
-class _Watched:
-    """One fd in the epoll set, and all who are interested in it. `key` is its number there."""
-
-    __slots__ = ("fd", "interests", "key", "mask")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = self.key = fd
-        self.mask = 0
-        self.interests: list[_Interest] = []
-
-
-class _FDs:
-    """An epoll set of the binding's own, which the loop watches as a single fd.
-
-    Not one watcher per fd, because that is where the loops differ, and where they end the process: libev and libuv
-    abort when epoll refuses an fd that was closed, libev never reports POLLPRI, libuv reports errors as negative
-    numbers and then goes deaf, gives every watcher of an fd the union of all masks, rejects regular files, and keeps
-    the loop alive. The set costs one system call per wake-up, about 1 us.
-    """
-
-    def __init__(self, binding: GeventBinding) -> None:
-        self._binding = binding
-        self._table: dict[int, _Watched] = {}
-        self._open()
-
-    def _open(self) -> None:
-        self._set = _epoll()
-        self._watcher = self._binding.loop.io(self._set.fileno(), _READ, ref=False)
-        # libuv ignores ref=False for io. The watcher that it hands out is one of several on a shared handle, which
-        # does have a reference to give up; nobody else watches our fd.
-        handle = getattr(self._watcher, "_watcher_ref", None)
-        if handle is not None:
-            handle.ref = False
-        self._watcher.start(self._ready)
-
-    def close(self, forked: bool) -> None:
-        for watched in self._table.values():
-            for interest in watched.interests:
-                interest.watched = None
-            if watched.key != watched.fd:
-                os.close(watched.key)
-            watched.key = watched.fd
-        self._table.clear()
-        if forked:
-            # The child shares its loop's epoll set with the parent until the loop has run once. libuv takes a
-            # stopped fd out of it at once; it can't once the fd is closed here, and the parent keeps its own.
-            self._set.close()
-        self._watcher.stop()
-        self._watcher.close()
-        self._set.close()
-
-    def watch(self, fd: int, events: int, token: object, tell: Callable[..., object]) -> _Interest:
-        watched = self._table.get(fd) or _Watched(fd)
-        self._arm(watched, watched.mask | events)
-        interest = _Interest(watched, events, token, tell)
-        watched.interests.append(interest)
-        self._table[fd] = watched
-        return interest
-
-    def change(self, interest: _Interest, events: int) -> None:
-        watched = interest.watched
-        if watched is None:
-            raise MisuseError(f"fd {interest.fd} is not registered any more")
-        self._arm(watched, self._union(watched, interest) | events)
-        interest.events = events
-
-    def forget(self, interest: _Interest) -> None:
-        watched = interest.watched
-        if watched is None:
-            return
-        interest.watched = None
-        watched.interests.remove(interest)
-        try:
-            self._arm(watched, self._union(watched))
-        except OSError:
-            # The fd was closed first. While another process has it open too, the kernel keeps reporting it, and has
-            # no way left to say which one to forget.
-            watched.mask = self._union(watched)
-            self._renew()
-        if not watched.interests:
-            self._table.pop(watched.fd, None)
-            if watched.key != watched.fd:
-                self._table.pop(watched.key, None)
-                os.close(watched.key)
-
-    @staticmethod
-    def _union(watched: _Watched, but: _Interest | None = None) -> int:
-        mask = 0
-        for interest in watched.interests:
-            if interest is not but:
-                mask |= interest.events
-        return mask
-
-    def _arm(self, watched: _Watched, mask: int) -> None:
-        if mask == watched.mask:
-            return
-        if not mask:
-            # Out of the set: epoll reports errors and hang-ups even to an empty mask, for ever.
-            self._set.unregister(watched.key)
-        elif watched.mask:
-            if watched.key == watched.fd:
-                self._set.modify(watched.fd, mask)
-        else:
-            self._enter(watched, mask)
-        watched.mask = mask
-
-    def _enter(self, watched: _Watched, mask: int) -> None:
-        if watched.key == watched.fd:
-            try:
-                self._set.register(watched.fd, mask)
-                return
-            except PermissionError:
-                # A regular file: always ready to poll(2), not acceptable to epoll. libxl saves domains to such. An
-                # eventfd that is always readable stands in for it.
-                watched.key = os.eventfd(1)
-                self._table[watched.key] = watched
-        self._set.register(watched.key, select.POLLIN)
-
-    def _renew(self) -> None:
-        self._watcher.stop()
-        self._watcher.close()
-        self._set.close()
-        self._open()
-        for key, watched in self._table.items():
-            if watched.mask and key == watched.key:
-                try:
-                    self._set.register(key, watched.mask if key == watched.fd else select.POLLIN)
-                except OSError:
-                    pass  # closed as well
-
-    def _ready(self) -> None:
-        try:
-            found = self._set.poll(0, _BATCH)
-        except BaseException as error:  # a signal handler's
-            self._binding.report(error)
-            return
-        # Taken together first: what is registered meanwhile under a number of this batch is not what was ready.
-        batch = [
-            (interest, revents)
-            for key, revents in found
-            if (watched := self._table.get(key)) is not None
-            for interest in watched.interests
-        ]
-        for interest, revents in batch:
-            watched = interest.watched
-            if watched is None or not interest.events:
-                continue
-            if watched.key != watched.fd:
-                revents = interest.events
-            revents &= interest.events | _ALWAYS_REPORTED
-            if revents:
-                try:
-                    interest.tell(interest.token, interest.fd, interest.events, revents)
-                except BaseException as error:
-                    # libev would print it and stop the watcher for good; the other loops, throw it into main.
-                    self._binding.report(error)
-
-
 class _Timeout:
     __slots__ = ("for_libxl", "timer")
 
@@ -289,7 +109,7 @@ class _Timeout:
 
 @implementer(IOSEventHooks)
 class _OSEvent:
-    def __init__(self, binding: GeventBinding, fds: _FDs) -> None:
+    def __init__(self, binding: GeventBinding, fds: EpollSet) -> None:
         self._binding = binding
         self._fds = fds
         self._timeouts: set[_Timeout] = set()
@@ -299,17 +119,17 @@ class _OSEvent:
             _discard(timeout.timer)
         self._timeouts.clear()
 
-    def fd_register(self, fd: int, events: int, for_libxl: object) -> _Interest:
+    def fd_register(self, fd: int, events: int, for_libxl: object) -> Interest:
         self._binding.check_open()
-        return self._fds.watch(check_fd(fd), _check_events(events), for_libxl, self._binding.sink.fd_ready)
+        return self._fds.watch(fd, events, for_libxl, self._binding.sink.fd_ready)
 
-    def fd_modify(self, fd: int, registration: object, events: int) -> _Interest:
-        assert isinstance(registration, _Interest)
-        self._fds.change(registration, _check_events(events))
+    def fd_modify(self, fd: int, registration: object, events: int) -> Interest:
+        assert isinstance(registration, Interest)
+        self._fds.change(registration, events)
         return registration
 
     def fd_deregister(self, fd: int, registration: object) -> None:
-        assert isinstance(registration, _Interest)
+        assert isinstance(registration, Interest)
         self._fds.forget(registration)
 
     def timeout_register(self, abs: float, for_libxl: object) -> _Timeout:
@@ -353,134 +173,10 @@ class _OSEvent:
             self._binding.report(error)
 
 
-def _check_events(events: int) -> int:
-    if isinstance(events, bool) or not isinstance(events, int):
-        raise TypeError(f"events must be poll(2) bits, not {events!r}")
-    if events & ~_POLL_BITS:
-        raise ValueError(f"events {events:#x} has bits that poll(2) does not know")
-    return events
-
-
 def _discard(watcher: Any) -> None:
     if watcher is not None:
         watcher.stop()
         watcher.close()
-
-
-class _Child:
-    __slots__ = ("grace", "pid", "pidfd", "watcher")
-
-    def __init__(self, pid: int, watcher: Any) -> None:
-        self.pid = pid
-        self.watcher = watcher
-        self.pidfd: _Interest | None = None
-        self.grace: Any = None
-
-
-@implementer(IChildProcHooks)
-class _ChildProc:
-    """Two sources for one status, whichever comes first.
-
-    The loop's child watcher, since gevent's SIGCHLD handler reaps whatever it finds and drops the status of a pid
-    that nobody watches. And a pidfd, since a SIGCHLD can get lost: when somebody installs another handler with the
-    unpatched `signal`, or reaps with os.waitpid(-1); libxl's operation would hang for ever.
-
-    gevent.os.fork_and_watch is not used: it would show libxl's children to the application, in the results of
-    os.waitpid(-1) and as calls of its SIGCHLD handler.
-    """
-
-    chldowner = SigchldOwner.MAINLOOP
-    reaped_callback = None
-
-    def __init__(self, binding: GeventBinding, fds: _FDs) -> None:
-        self._binding = binding
-        self._fds = fds
-        self._children: set[_Child] = set()
-
-    def fork_replacement(self) -> int:
-        """Fork one of libxl's children and watch it (IChildProcHooks)."""
-        binding = self._binding
-        if os.getpid() != binding.pid:
-            # libxl's middle process forks its own child. There is no loop here, and it does the reaping itself.
-            with library_fork(), binding.no_switch():
-                return _fork()
-        binding.check_caller()
-        binding.check_open()
-        # Before the fork: a SIGCHLD that finds no handler is gone.
-        binding.loop.install_sigchld()
-        made: list[int] = []
-        try:
-            # An at-fork handler that yields would run the parent's greenlets in libxl's child. Python 3.12 warns of
-            # threads; as an error, that would lose the pid of a child that exists.
-            with library_fork(), binding.no_switch(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                # Stored without a bytecode in between, where a signal handler could raise and lose the pid.
-                made.extend(starmap(_fork, ((),)))
-        except BaseException as error:
-            if not made:
-                raise
-            binding.report(error)
-        if made[0]:
-            self._watch(made[0])
-        return made[0]
-
-    def _watch(self, pid: int) -> None:
-        child = _Child(pid, self._binding.loop.child(pid, ref=False))
-        self._children.add(child)
-        child.watcher.start(self._reaped, child)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            return  # Linux before 5.3, or out of fds: then only the loop tells
-        child.pidfd = self._fds.watch(pidfd, select.POLLIN, child, self._ended)
-
-    def close(self) -> None:
-        for child in tuple(self._children):
-            self._drop(child)
-
-    def _drop(self, child: _Child) -> None:
-        self._children.discard(child)
-        _discard(child.watcher)
-        _discard(child.grace)
-        if child.pidfd is not None:
-            self._fds.forget(child.pidfd)
-            os.close(child.pidfd.fd)
-
-    def _reaped(self, child: _Child) -> None:
-        self._finish(child, child.watcher.rstatus)
-
-    def _ended(self, child: _Child, pidfd: int, events: int, revents: int) -> None:
-        assert child.pidfd is not None
-        try:
-            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            # Reaped already: by the loop, whose child watcher is about to be called, or by a stranger.
-            self._fds.change(child.pidfd, 0)
-            child.grace = self._binding.start_timer(_STATUS_GRACE, self._lost, child)
-            return
-        if result is not None:
-            core = 0x80 if result.si_code == os.CLD_DUMPED else 0
-            code = result.si_status
-            self._finish(child, code << 8 if result.si_code == os.CLD_EXITED else code | core)
-
-    def _lost(self, child: _Child) -> None:
-        self._binding.report(
-            GxlError(
-                f"the exit status of process {child.pid}, forked for libxl, was taken by somebody else: libxl is told "
-                "that it failed. Does the application call os.wait, or os.waitpid(-1)?"
-            )
-        )
-        self._finish(child, _STATUS_LOST)
-
-    def _finish(self, child: _Child, status: int) -> None:
-        if child not in self._children:
-            return
-        # First of all: the pid is free, and may be that of the next child already when libxl forks in answer.
-        self._drop(child)
-        try:
-            self._binding.sink.child_reaped(child.pid, status)
-        except BaseException as error:
-            self._binding.report(error)
 
 
 @implementer(IWaiter)
@@ -558,9 +254,20 @@ class GeventBinding:
         self._hold.start(_nothing)
         # libuv counts in whole milliseconds and cuts off fractions, both of the time and of the span.
         self._coarse = self.loop.approx_timer_resolution >= 0.001
-        self._fds = _FDs(self)
+        self._fds = EpollSet(_epoll, self.report)
+        self._watcher = self.loop.io(self._fds.fileno(), _READ, ref=False)
+        # libuv ignores ref=False for io. The watcher that it hands out is one of several on a shared handle, which
+        # does have a reference to give up; nobody else watches this fd.
+        handle = getattr(self._watcher, "_watcher_ref", None)
+        if handle is not None:
+            handle.ref = False
+        self._watcher.start(self._fds.dispatch)
         self.osevent = _OSEvent(self, self._fds)
-        self.childproc = _ChildProc(self, self._fds) if self.loop.default and hub.main_hub else None
+        self.childproc = (
+            Children(self, sink, self._fds, self.loop.install_sigchld, self._watch_child, self._later)
+            if self.loop.default and hub.main_hub
+            else None
+        )
         _bindings.add(self)
 
     def __repr__(self) -> str:
@@ -612,22 +319,38 @@ class GeventBinding:
             return
         self._closed = True
         _bindings.discard(self)
+        if os.getpid() != self.pid:
+            # A forked child shares the loop's own epoll set with its parent until its loop runs. libuv takes a
+            # stopped fd out of that set at once; it can't once the fd is closed here, and so the parent keeps its.
+            self._fds.close()
         if self.childproc is not None:
             self.childproc.close()
         self.osevent.close()
-        self._fds.close(forked=os.getpid() != self.pid)
         _discard(self._hold)
+        _discard(self._watcher)
+        self._fds.close()
 
     def start_timer(self, seconds: float, callback: Callable[..., object], *args: object) -> Any:
         """A started timer. Always a new one: libev restarts a used one with what was left of it."""
         if not seconds < _LONGEST_TIMER:  # libev takes nan and inf, and loses the order of its timers
             seconds = _LONGEST_TIMER
         if self._coarse:
-            seconds = (int(seconds * 1000) + 2.5) / 1000
+            seconds = (math.ceil(seconds * 1000) + 1.5) / 1000
         timer = self.loop.timer(seconds, ref=False)
         # The loop's idea of now is as old as the last time it slept: libxl's call may have taken long since.
         timer.start(callback, *args, update=True)
         return timer
+
+    def _later(self, seconds: float, f: Callable[[], object]) -> Cancel:
+        timer = self.start_timer(seconds, f)
+        return lambda: _discard(timer)
+
+    def _watch_child(self, pid: int, tell: Callable[[int], object]) -> Cancel:
+        # Not gevent.os.fork_and_watch: that shows libxl's children to the application, in the results of
+        # os.waitpid(-1) and as calls of its SIGCHLD handler.
+        watcher = self.loop.child(pid, ref=False)
+        watcher.start(lambda: tell(watcher.rstatus))
+        return lambda: _discard(watcher)
 
     def hold(self) -> None:
         self._parked += 1

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Forks an engine's children and learns how they end, beside whatever else in the process forks and reaps."""
+
+from __future__ import annotations
+
+import os
+import select
+import warnings
+from collections.abc import Callable
+from itertools import starmap
+
+# Not os.fork: monkey-patching replaces that by one that re-initialises the loop in the child.
+from posix import fork
+
+from zope.interface import implementer
+
+from gxl.errors import GxlError, MisuseError
+from gxl.forking import library_fork
+from gxl.hubhooks.epollset import EpollSet, Interest
+from gxl.interfaces import IChildProcHooks, IEventSink, IHubBinding, SigchldOwner
+
+Cancel = Callable[[], object]
+
+_GRACE = 0.05
+_STATUS_LOST = 255 << 8  # what libxl itself assumes of a child whose status it can't have
+
+
+class _Child:
+    __slots__ = ("cancels", "pid", "pidfd")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.pidfd: Interest | None = None
+        self.cancels: list[Cancel] = []
+
+
+@implementer(IChildProcHooks)
+class Children:
+    """Two sources for one exit status, whichever comes first.
+
+    One is the loop's child watcher, for loops that reap whatever child they find and drop the status of a pid that
+    nobody watches. The other is a pidfd: a SIGCHLD gets lost when somebody installs another handler, and a status when
+    somebody calls os.waitpid(-1), and libxl's operation would hang for ever.
+
+    `prepare()` runs before each fork; `reaper(pid, tell)` starts the loop's child watcher, which is to call
+    tell(status), and `later(seconds, f)` a timer; both return what cancels them.
+    """
+
+    chldowner = SigchldOwner.MAINLOOP
+    reaped_callback = None
+
+    def __init__(
+        self,
+        binding: IHubBinding,
+        sink: IEventSink,
+        fds: EpollSet,
+        prepare: Callable[[], object],
+        reaper: Callable[[int, Callable[[int], object]], Cancel],
+        later: Callable[[float, Callable[[], object]], Cancel],
+    ) -> None:
+        self._binding = binding
+        self._sink = sink
+        self._fds = fds
+        self._prepare = prepare
+        self._reaper = reaper
+        self._later = later
+        self._pid = os.getpid()
+        self._closed = False
+        self._children: set[_Child] = set()
+
+    def fork_replacement(self) -> int:
+        """Fork a child and watch it (IChildProcHooks.fork_replacement)."""
+        if os.getpid() != self._pid:
+            # libxl's middle process forks its own child, and waits for it itself. There is no loop here.
+            with library_fork(), self._binding.no_switch():
+                return fork()
+        self._binding.check_caller()
+        if self._closed:
+            raise MisuseError("this hub binding is closed: it can't watch another child")
+        self._prepare()
+        made: list[int] = []
+        try:
+            # An at-fork handler that switches would run the parent's greenlets in libxl's child. Python 3.12 warns if
+            # there are threads; as an error, that would lose the pid of a child that exists.
+            with library_fork(), self._binding.no_switch(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                # Stored without a bytecode in between, where a signal handler could raise and lose the pid.
+                made.extend(starmap(fork, ((),)))
+        except BaseException as error:
+            if not made:
+                raise
+            self._binding.report(error)
+        if made[0]:
+            self._watch(_Child(made[0]))
+        return made[0]
+
+    def _watch(self, child: _Child) -> None:
+        self._children.add(child)
+        child.cancels.append(self._reaper(child.pid, lambda status: self._finish(child, status)))
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError:
+            return  # Linux before 5.3, or out of fds: then only the loop tells
+        child.pidfd = self._fds.watch(pidfd, select.POLLIN, child, self._ended)
+
+    def _ended(self, child: _Child, pidfd: int, events: int, revents: int) -> None:
+        assert child.pidfd is not None
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            # Reaped already: by the loop, whose child watcher is about to be called, or by a stranger.
+            self._fds.change(child.pidfd, 0)
+            child.cancels.append(self._later(_GRACE, lambda: self._lost(child)))
+            return
+        if result is not None:
+            exited = result.si_code == os.CLD_EXITED
+            core = 0x80 if result.si_code == os.CLD_DUMPED else 0
+            self._finish(child, result.si_status << 8 if exited else result.si_status | core)
+
+    def _lost(self, child: _Child) -> None:
+        self._binding.report(
+            GxlError(
+                f"somebody else took the exit status of process {child.pid}, which was forked for libxl: libxl is told "
+                "that it failed. Does the application call os.wait, or os.waitpid(-1)?"
+            )
+        )
+        self._finish(child, _STATUS_LOST)
+
+    def _finish(self, child: _Child, status: int) -> None:
+        if child not in self._children:
+            return
+        # First of all: the pid is free, and may be that of the next child already when libxl forks in answer.
+        self._drop(child)
+        try:
+            self._sink.child_reaped(child.pid, status)
+        except BaseException as error:
+            self._binding.report(error)
+
+    def _drop(self, child: _Child) -> None:
+        self._children.remove(child)
+        for cancel in child.cancels:
+            cancel()
+        if child.pidfd is not None:
+            self._fds.forget(child.pidfd)
+            os.close(child.pidfd.fd)
+
+    def close(self) -> None:
+        """Watch no child any more. A loop that reaps by itself goes on reaping them."""
+        self._closed = True
+        for child in tuple(self._children):
+            self._drop(child)
