@@ -457,6 +457,7 @@ class IHub(Interface):
     """A provider: makes bindings to an event loop."""
 
     name = Attribute("The provider's name, as in $GXL_HUB: 'gevent', 'asyncio', 'poll', …")
+    version = Attribute("What it is, for people: a library's version, its loop, what it has patched in this process.")
 
     def attach(sink: IEventSink) -> IHubBinding:
         """Bind one engine to the loop of the calling thread. Raises MisuseError where there can be none."""
