@@ -179,7 +179,7 @@ os.close(listing)
 before = held(), threading.active_count()
 import gxl
 assert (held(), threading.active_count()) == before, (before, held())
-loops = {"gevent", "asyncio", "greenlet", "cffi", "_cffi_backend", "click", "selectors"} & sys.modules.keys()
+loops = {"gevent", "asyncio", "greenlet", "cffi", "_cffi_backend", "click"} & sys.modules.keys()
 assert not loops, loops
 """
 
