@@ -41,7 +41,14 @@ class Context:
             engines.choose(engine)() if engine is None or isinstance(engine, str) else IEngine(engine)
         )
         """The engine: for asynchronous operations of your own, domain_info and list_domain. It refuses the rest."""
-        self._pump = Pump(self.engine, provider)
+        try:
+            self._pump = Pump(self.engine, provider)
+        except BaseException:
+            if engine is not self.engine:
+                # Refused if the pump got as far as taking the engine over; then it has freed it.
+                with contextlib.suppress(MisuseError):
+                    self.engine.ctx_free()
+            raise
         self._closed = False
 
     def event_check(
