@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One libxl_ctx: the guard at its door, and all that C keeps pointers to until ctx_free.
+
+Threads are told apart by their native ids. A patched process has others, one for each greenlet, while C and its lock
+know only threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from threading import get_native_id
+from typing import Any
+
+from gxl.engines.libxl.calls import DISASTER, LOCKED, Call, raise_all
+from gxl.engines.libxl.children import Children
+from gxl.engines.libxl.events import Events
+from gxl.engines.libxl.evgens import Evgens
+from gxl.engines.libxl.loading import CData, Library, ffi, load, unavailable
+from gxl.engines.libxl.log import Log
+from gxl.engines.libxl.operations import Operations
+from gxl.engines.libxl.osevents import OSEvents
+from gxl.errors import Disaster, EngineUnavailable, GxlError, MisuseError
+from gxl.forking import in_library_fork
+
+
+class Ctx:
+    """A libxl_ctx and everything that lives as long as it.
+
+    `refusal`, if there is one, makes the error that every call gets; `dead` is the disaster behind it.
+    """
+
+    def __init__(self) -> None:
+        self.ctx = self
+        self.library: Library = load()
+        self.lib: Any = self.library.lib
+        self.pid = os.getpid()
+        self.no_switch: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.refusal: Callable[[], GxlError] | None = None
+        self.dead: Disaster | None = None
+        self._let_go = False
+        self._calls: dict[int, Call] = {}
+        self._waiting: set[int] = set()
+        self._idle_wakes: list[int] = []
+        self.log = Log(self.library)
+        self.pointer: CData = self._alloc()
+        self.handle: CData = ffi.new_handle(self)
+        self.events = Events(self)
+        self.osevents = OSEvents(self)
+        self.evgens = Evgens(self)
+        self.operations = Operations(self)
+        self.children = Children(self)
+        _open.add(self)
+
+    def _alloc(self) -> CData:
+        out = ffi.new("libxl_ctx **")
+        rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
+        if rc == 0:
+            return out[0]
+        said = [message for _, message in self.log.take()]
+        self.log.close()
+        raise _not_opened(self.library, rc, said)
+
+    def enter(self, function: str, nested: bool = True, even_dead: bool = False) -> Call:
+        """Begin a call of `function`, to be ended by leave().
+
+        `nested`: it may be made from a callback. `even_dead`: it may be made after a disaster.
+        """
+        if self.refusal is not None and not (even_dead and self.dead is not None and self.refusal == self.dead.again):
+            raise self.refusal()
+        thread = get_native_id()
+        outer = self._calls.get(thread)
+        if outer is not None and outer.inside is not None and (not nested or outer.inside in LOCKED):
+            raise MisuseError(
+                f"{function} can't be called inside {outer.inside}: note what is to be done, and do it when the "
+                "engine call that led there has returned"
+            )
+        call = self._calls[thread] = Call(thread, outer)
+        return call
+
+    def leave(self, call: Call) -> None:
+        """End a call: pass on libxl's log, and raise what callbacks raised."""
+        outer = call.outer
+        if outer is None:
+            self._calls.pop(call.thread, None)
+        else:
+            self._calls[call.thread] = outer
+        if self._waiting:
+            self.wake_waiting()
+        self.settle(call)
+
+    def settle(self, call: Call) -> None:
+        """What is due each time that C has returned."""
+        if call.failed:
+            self._report_failed(call)
+        if call.outer is None or call.outer.inside is None:
+            self.log.drain()
+        if call.raised:
+            raised, call.raised = call.raised, []
+            raise_all(raised)
+
+    def current(self) -> Call:
+        """The innermost call of this thread: the one in which a callback runs."""
+        return self._calls[get_native_id()]
+
+    def refuse(self, message: str) -> None:
+        """From now on every call raises MisuseError(message)."""
+        self.refusal = lambda: MisuseError(message)
+
+    def disaster(
+        self, call: Call, type: int, message: str, errnoval: int, *, fatal: bool, cause: BaseException | None = None
+    ) -> None:
+        """Tell the application that events may be missing, by its hook or else by raising from `call`."""
+        disaster = Disaster(type, message, errnoval)
+        disaster.__cause__ = cause
+        if fatal:
+            self.dead = disaster
+            self.refusal = disaster.again
+        hook = self.events.disaster_hook
+        if hook is None:
+            call.raised.append(disaster)
+            return
+        before, call.inside = call.inside, DISASTER
+        try:
+            with self.no_switch():
+                hook(type, message, errnoval)
+        except BaseException as error:
+            call.raised.append(error)
+        finally:
+            call.inside = before
+
+    def _report_failed(self, call: Call) -> None:
+        failed, call.failed = call.failed, []
+        for hook, failure in failed:
+            message = f"libxl waits for something that the event loop has refused to watch: {failure}"
+            self.log.note(logging.CRITICAL, message)
+            # Without the fd libxl is deaf; without the timeout one operation may take for ever.
+            self.disaster(call, 0, message, 0, fatal=hook.startswith("fd_"), cause=failure.__cause__)
+
+    def borrow_wake(self) -> int:
+        """An eventfd that becomes readable when another thread has been inside the engine."""
+        wake = self._idle_wakes.pop() if self._idle_wakes else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waiting.add(wake)
+        return wake
+
+    def return_wake(self, wake: int) -> None:
+        """Give it back. It stays open until ctx_free: another thread may be about to write to it."""
+        self._waiting.discard(wake)
+        self._idle_wakes.append(wake)
+
+    def wake_waiting(self, but: int = -1) -> None:
+        """Make the threads that wait for events look at the queue and at the fds again."""
+        for wake in list(self._waiting):
+            if wake != but:
+                os.eventfd_write(wake, 1)
+
+    def free(self) -> None:
+        """libxl_ctx_free, if it is safe, and the end of all that C pointed to. Idempotent."""
+        if self.pointer is None:
+            return
+        call = self.enter("ctx_free", nested=False, even_dead=True)
+        try:
+            self._check_idle()
+            self.lib.libxl_ctx_free(self.pointer)
+            self.pointer = None
+            self.refuse("the engine is closed: ctx_free has been called")
+            _open.discard(self)
+        finally:
+            self.leave(call)
+            if self.pointer is None:
+                self.log.close()
+                for wake in self._idle_wakes:
+                    os.close(wake)
+
+    def _check_idle(self) -> None:
+        operations = self.operations.in_progress()
+        if operations or self.children.pending():
+            raise MisuseError(
+                f"ctx_free with {operations} operations and {self.children.count()} children pending: ao_abort the "
+                "operations, and go on until all have ended and their children are reaped"
+            )
+        if any(thread != get_native_id() for thread in list(self._calls)):
+            raise MisuseError("ctx_free while another thread is inside the engine: let it finish first")
+
+    def postfork_child_noexec(self) -> None:
+        """libxl_postfork_child_noexec, in a child."""
+        if os.getpid() == self.pid:
+            raise MisuseError("postfork_child_noexec is for a forked child: here it would cut off the engine")
+        if self.pointer is None or self._let_go:
+            raise MisuseError("postfork_child_noexec has been called, or the engine was closed before the fork")
+        self._let_go = True
+        self.lib.libxl_postfork_child_noexec(self.pointer)
+        self.refuse("postfork_child_noexec has been called: open another engine in this process")
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None) is not None and os.getpid() == self.pid:
+            # Freeing here would be at an unforeseeable moment, perhaps inside a hook, perhaps with a child pending.
+            warnings.warn(f"an engine was dropped without ctx_free: {self.library.version}", ResourceWarning, 1)
+
+
+_open: weakref.WeakSet[Ctx] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    if not in_library_fork():
+        for ctx in list(_open):
+            ctx.refuse("this engine belongs to the parent process: call postfork_child_noexec and open another one")
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _not_opened(library: Library, rc: int, said: list[str]) -> EngineUnavailable:
+    """Why libxl_ctx_alloc failed. Its rc is always the same; its log knows."""
+    attempts = [(library.version, message) for message in said] or [(library.version, f"libxl_ctx_alloc: {rc}")]
+    text = "\n".join(said)
+    if any(os.strerror(code) in text for code in (errno.EACCES, errno.EPERM)):
+        return unavailable("No permission to talk to Xen: run as root, in the control domain.", attempts)
+    if "connect to xenstore" in text:
+        return unavailable("Xen is there, but xenstored can't be reached: is it running?", attempts)
+    if "libxc handle" in text:
+        return unavailable("There is no Xen here: /dev/xen/privcmd can't be opened.", attempts)
+    return unavailable(f"libxl could not open a ctx ({rc}).", attempts)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libxl's events as gxl's, and the two ways they come: from the queue, or to event_occurs. And disasters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from gxl.arguments import check_typemask
+from gxl.engines.libxl.calls import EVENT_OCCURS, PREDICATE, Call, callback
+from gxl.engines.libxl.loading import CData, ffi
+from gxl.errors import NotReady, from_rc
+from gxl.events import (
+    Disk,
+    DiskBackend,
+    DiskEject,
+    DiskFormat,
+    DomainCreateConsoleAvailable,
+    DomainDeath,
+    DomainShutdown,
+    Event,
+    OperationComplete,
+    UnknownEvent,
+)
+from gxl.interfaces import Predicate
+
+if TYPE_CHECKING:
+    from gxl.engines.libxl.ctx import Ctx
+
+_SHUTDOWN, _DEATH, _EJECT, _OPERATION_COMPLETE, _CONSOLE = 1, 2, 3, 4, 5
+_NIL = bytes(16)
+_BACKENDS: dict[int, DiskBackend] = {int(backend): backend for backend in DiskBackend}
+_FORMATS: dict[int, DiskFormat] = {int(disk_format): disk_format for disk_format in DiskFormat}
+
+# What libxl reports as a disaster of all events, although only one child is affected.
+_ABOUT_A_CHILD = ("waitpid() gave ECHILD", " reported by libxl_childproc_hooks")
+
+
+def text(pointer: CData) -> str | None:
+    """A C string, None for NULL. Most of it comes from xenstore, where guests write any bytes they like."""
+    return None if pointer == ffi.NULL else ffi.string(pointer).decode("utf-8", "backslashreplace")
+
+
+def uuid(field: CData) -> UUID | None:
+    """A libxl_uuid, None for the nil one: libxl leaves events' domuuid empty."""
+    content = bytes(ffi.buffer(field))
+    return None if content == _NIL else UUID(bytes=content)
+
+
+class Events:
+    """A ctx's events and callbacks for them. `disaster_hook` is the application's."""
+
+    def __init__(self, ctx: Ctx) -> None:
+        self._ctx = ctx
+        self._vdevs: dict[tuple[int, int], str] = {}
+        self.event_occurs: Callable[[Event], object] | None = None
+        self.disaster_hook: Callable[[int, str, int], object] | None = None
+        self._hooks = ffi.new("libxl_event_hooks *")
+        self._hooks.event_occurs = _event_occurs
+        self._hooks.disaster = _disaster
+        # Always: without a disaster hook libxl ends the process.
+        ctx.lib.libxl_event_register_callbacks(ctx.pointer, self._hooks, ctx.handle)
+
+    def register(self, hooks: Any) -> None:
+        """Take an IEventHooks, or None for none."""
+        mask, event_occurs, disaster = 0, None, None
+        if hooks is not None:
+            try:
+                mask, event_occurs, disaster = hooks.event_occurs_mask, hooks.event_occurs, hooks.disaster
+            except AttributeError as error:
+                raise TypeError(f"hooks must provide IEventHooks, or be None: {error}") from error
+            check_typemask(mask)
+            for name, function in (("event_occurs", event_occurs), ("disaster", disaster)):
+                if function is not None and not callable(function):
+                    raise TypeError(f"{name} must be callable or None, not {function!r}")
+            if mask and event_occurs is None:
+                raise ValueError(f"event_occurs_mask is {mask:#x}, but there is no event_occurs to take those events")
+        self.event_occurs, self.disaster_hook = event_occurs, disaster
+        self._hooks.event_occurs_mask = mask
+
+    def check(self, call: Call, typemask: int, predicate: Predicate | None) -> Event | None:
+        """libxl_event_check: the oldest event that passes, taken off the queue."""
+        ctx = self._ctx
+        out = ffi.new("libxl_event **")
+        if predicate is None:
+            rc = ctx.lib.libxl_event_check(ctx.pointer, out, typemask, ffi.NULL, ffi.NULL)
+            found = None if rc else self.read(out[0])
+        else:
+            scan = _Scan(ctx, call, predicate)
+            handle = ffi.new_handle(scan)
+            rc = ctx.lib.libxl_event_check(ctx.pointer, out, typemask, _predicate, handle)
+            found = scan.found
+        if rc == NotReady.code:
+            return None
+        if rc:
+            raise from_rc(rc, "event_check")
+        self._free(out[0])
+        return found
+
+    def queued(self, call: Call, typemask: int) -> list[Event]:
+        """What is in libxl's queue, left there."""
+        seen: list[Event] = []
+        self.check(call, typemask, seen.append)
+        return seen
+
+    def remember_vdev(self, domid: int, user: int, vdev: str) -> None:
+        """The name to give to ejects whose disk has none in xenstore."""
+        self._vdevs[domid, user] = vdev
+
+    def forget_vdev(self, call: Call, domid: int, user: int) -> None:
+        """No more such ejects will come, but for those in the queue."""
+        queued = self.queued(call, 1 << _EJECT)
+        if not any(event.domid == domid and event.for_user == user for event in queued):
+            self._vdevs.pop((domid, user), None)
+
+    def read(self, event: CData) -> Event:
+        """A copy of a C event, which stays the caller's."""
+        kind, domid, for_user = event.type, event.domid, event.for_user
+        domuuid = uuid(event.domuuid)
+        if kind == _DEATH:
+            return DomainDeath(domid, domuuid=domuuid, for_user=for_user)
+        if kind == _SHUTDOWN:
+            reason = event.u.domain_shutdown.shutdown_reason
+            return DomainShutdown(domid, reason, domuuid=domuuid, for_user=for_user)
+        if kind == _EJECT:
+            disk = _disk(event.u.disk_eject.disk)
+            # libxl leaves the event's own vdev NULL, and takes the disk's from xenstore, where it may be missing.
+            vdev = text(event.u.disk_eject.vdev) or disk.vdev or self._vdevs.get((domid, for_user))
+            return DiskEject(domid, vdev, disk, domuuid=domuuid, for_user=for_user)
+        if kind == _OPERATION_COMPLETE:
+            for_user = self._ctx.operations.ended(for_user)
+            return OperationComplete(domid, event.u.operation_complete.rc, domuuid=domuuid, for_user=for_user)
+        if kind == _CONSOLE:
+            return DomainCreateConsoleAvailable(domid, domuuid=domuuid, for_user=for_user)
+        return UnknownEvent(domid, kind, domuuid=domuuid, for_user=for_user)
+
+    def _free(self, event: CData) -> None:
+        if event.type == _OPERATION_COMPLETE:
+            self._ctx.operations.forget(event.for_user)
+        self._ctx.lib.libxl_event_free(self._ctx.pointer, event)
+
+    def occurred(self, event: CData) -> None:
+        """libxl gives an event to event_occurs."""
+        call = self._ctx.current()
+        found = self.read(event)
+        self._free(event)
+        assert self.event_occurs is not None
+        call.inside = EVENT_OCCURS
+        try:
+            with self._ctx.no_switch():
+                self.event_occurs(found)
+        finally:
+            call.inside = None
+
+    def disaster(self, type: int, message: str, errnoval: int) -> None:
+        """libxl reports a disaster."""
+        about_a_child = message.startswith(_ABOUT_A_CHILD)
+        self._ctx.disaster(
+            self._ctx.current(),
+            type,
+            message.strip(),
+            errnoval,
+            fatal=type == 0 and not about_a_child,
+            cause=self._ctx.children.why_not_reaped if about_a_child else None,
+        )
+
+
+def _disk(disk: CData) -> Disk:
+    return Disk(
+        backend_domid=disk.backend_domid,
+        backend_domname=text(disk.backend_domname),
+        pdev_path=text(disk.pdev_path),
+        vdev=text(disk.vdev),
+        backend=_BACKENDS.get(disk.backend, disk.backend),
+        format=_FORMATS.get(disk.format, disk.format),
+        script=text(disk.script),
+        removable=disk.removable,
+        readwrite=disk.readwrite,
+        is_cdrom=disk.is_cdrom,
+    )
+
+
+class _Scan:
+    """One look through the queue with a predicate."""
+
+    __slots__ = ("before", "call", "ctx", "found", "predicate")
+
+    def __init__(self, ctx: Ctx, call: Call, predicate: Predicate) -> None:
+        self.ctx = ctx
+        self.call = call
+        self.predicate = predicate
+        self.before = len(call.raised)
+        self.found: Event | None = None
+
+
+@callback("int(const libxl_event *, void *)", error=0)
+def _predicate(event: CData, user: CData) -> int:
+    scan: _Scan = ffi.from_handle(user)
+    call = scan.call
+    if len(call.raised) > scan.before:
+        return 0  # the predicate raised for an older event: the queue is to stay as it is
+    event_read = scan.ctx.events.read(event)
+    call.inside = PREDICATE
+    try:
+        with scan.ctx.no_switch():
+            wanted = bool(scan.predicate(event_read))
+    finally:
+        call.inside = None
+    if wanted:
+        scan.found = event_read
+    return wanted
+
+
+@callback("void(void *, libxl_event *)")
+def _event_occurs(user: CData, event: CData) -> None:
+    ctx: Ctx = ffi.from_handle(user)
+    ctx.events.occurred(event)
+
+
+@callback("void(void *, int, const char *, int)")
+def _disaster(user: CData, type: int, msg: CData, errnoval: int) -> None:
+    ctx: Ctx = ffi.from_handle(user)
+    ctx.events.disaster(type, text(msg) or "", errnoval)

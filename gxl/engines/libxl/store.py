@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A connection to the same xenstored as libxl's, for a Context's side channel."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import stat
+
+from zope.interface import implementer
+
+from gxl.engines.libxl.loading import Library, ffi
+from gxl.interfaces import IStoreConnection
+
+
+def connect(library: Library) -> IStoreConnection:
+    """Connects as libxenstore does: to the daemon's socket, else the kernel's device. OSError if there is neither."""
+    socket_path = os.fsdecode(ffi.string(library.lib.xs_daemon_socket()))
+    failures: list[OSError] = []
+    for path in (socket_path, _device_path()):
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                return SocketConnection(path)
+            return DeviceConnection(path)
+        except OSError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _device_path() -> str:
+    path = os.environ.get("XENSTORED_PATH")
+    if path is not None:
+        return path
+    return "/dev/xen/xenbus" if os.path.exists("/dev/xen/xenbus") else "/proc/xen/xenbus"
+
+
+@implementer(IStoreConnection)
+class SocketConnection:
+    """The daemon's Unix socket. It reports the end of the daemon as the end of file.
+
+    Not socket.socket, which a patched process replaces by one that wants a hub.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            # Even the connecting: a daemon that hangs stops accepting, and would stop whoever waits for it.
+            self._socket.setblocking(False)
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def recv(self, size: int) -> bytes:
+        return self._socket.recv(size)
+
+    def send(self, data: bytes) -> int:
+        # A daemon that is gone must be an error, not the end of this process by SIGPIPE.
+        return self._socket.send(data, _socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@implementer(IStoreConnection)
+class DeviceConnection:
+    """The kernel's way to a xenstored that may run in another domain. It never reports an end of file."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def recv(self, size: int) -> bytes:
+        return os.read(self._fd, size)
+
+    def send(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
