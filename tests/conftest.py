@@ -10,13 +10,56 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
+from preloading import preload_once, why_not
 from requirements import Requirements
+from worlds import World
+
+from gxl.simhost import SimHost
+from gxl.simhost.launch import launch
+from gxl.simhost.remote import RemoteHost
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    preload_once(config)
 
 
 @pytest.fixture(scope="session")
 def require() -> Requirements:
     """Asks for what a test can't do without: `require.library("xenlight")`, `require.program("gcc")`, …"""
     return Requirements()
+
+
+@pytest.fixture(scope="session")
+def served_host(require: Requirements) -> Iterator[tuple[RemoteHost, dict[str, str]]]:
+    """A simulated host in a process of its own, and the environment in which libxenlight finds it."""
+    require.library("xenlight")
+    if reason := why_not():
+        require.missing(f"libxenlight on a simulated host ({reason})")
+    with launch() as (host, variables):
+        yield host, variables
+
+
+@pytest.fixture(params=["embedded", "libxl"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A simulated host, seen through each engine in turn."""
+    if request.param == "embedded":
+        from gxl.engines.embedded import EmbeddedEngine
+
+        host = SimHost()
+        world = World(host, lambda: EmbeddedEngine(host))
+        yield world
+        world.close()
+        host.close()
+    else:
+        from gxl.engines.libxl import LibxlEngine
+
+        served, variables = request.getfixturevalue("served_host")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        served.reset()
+        world = World(served, LibxlEngine)
+        yield world
+        world.close()
 
 
 def _possessions() -> dict[str, str]:

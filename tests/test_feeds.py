@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
-from worlds import World, settle
+from worlds import World
 
 import gxl
-from gxl import DiskEject, DomainDeath, DomainShutdown, Event, ShutdownReason
-
-
-def drained(ctx: gxl.Context, count: int | None = None) -> list[Event]:
-    """The next `count` events; or those that are there once all is quiet."""
-    if count is not None:
-        return [ctx.event_wait(timeout=5) for _ in range(count)]
-    settle(20)
-    return list(iter(ctx.event_check, None))
+from gxl import DiskEject, DomainDeath, DomainShutdown, ShutdownReason
 
 
 def test_the_present_state_is_reported_at_once(world: World) -> None:
@@ -33,7 +26,7 @@ def test_the_present_state_is_reported_at_once(world: World) -> None:
     gone = ctx.event_check()
     assert isinstance(gone, DomainDeath)
     assert (gone.domid, gone.for_user, gone.domuuid) == (30000, 3, None)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_the_present_state_is_reported_to_a_second_evgen_too(world: World) -> None:
@@ -41,14 +34,14 @@ def test_the_present_state_is_reported_to_a_second_evgen_too(world: World) -> No
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid, user=1)
     world.host.shutdown_domain(domid, 1)
-    assert [event.for_user for event in drained(ctx, 1)] == [1]
+    assert [event.for_user for event in world.drained(ctx, 1)] == [1]
     ctx.evenable_domain_death(domid, user=2)
-    assert [event.for_user for event in drained(ctx)] == [2]
+    assert [event.for_user for event in world.drained(ctx)] == [2]
     world.host.destroy_domain(domid)
-    deaths = drained(ctx, 2)
+    deaths = world.drained(ctx, 2)
     assert {event.for_user for event in deaths} == {1, 2}
     assert all(isinstance(event, DomainDeath) for event in deaths)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_each_evgen_of_a_domain_reports_once_with_its_own_user_value(world: World) -> None:
@@ -57,8 +50,8 @@ def test_each_evgen_of_a_domain_reports_once_with_its_own_user_value(world: Worl
     for user in (7, 7, 2**63):
         ctx.evenable_domain_death(domid, user=user)
     world.host.destroy_domain(domid)
-    assert sorted(event.for_user for event in drained(ctx, 3)) == [7, 7, 2**63]
-    assert drained(ctx) == []
+    assert sorted(event.for_user for event in world.drained(ctx, 3)) == [7, 7, 2**63]
+    assert world.drained(ctx) == []
 
 
 def test_a_thousand_evgens_of_one_domain_cost_the_engine_one(world: World) -> None:
@@ -69,7 +62,7 @@ def test_a_thousand_evgens_of_one_domain_cost_the_engine_one(world: World) -> No
     for evgen in evgens[1:]:
         evgen.disable()
     world.host.destroy_domain(domid)
-    assert [event.for_user for event in drained(ctx)] == [0]
+    assert [event.for_user for event in world.drained(ctx)] == [0]
     assert not ctx._pump.feeds._by_token
 
 
@@ -81,7 +74,7 @@ def test_a_disabled_evgen_is_silent_and_disable_is_idempotent(world: World) -> N
     evgen.disable()
     ctx.evdisable_domain_death(evgen)
     world.host.destroy_domain(domid)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_what_occurred_before_disable_is_still_returned(world: World) -> None:
@@ -90,9 +83,9 @@ def test_what_occurred_before_disable_is_still_returned(world: World) -> None:
     evgen = ctx.evenable_domain_death(domid, user=9)
     world.host.shutdown_domain(domid, 0)
     while not ctx.queued:
-        settle(1)
+        gevent.sleep(0.001)
     evgen.disable()
-    assert [event.for_user for event in drained(ctx)] == [9]
+    assert [event.for_user for event in world.drained(ctx)] == [9]
 
 
 def test_a_domain_that_is_destroyed_before_it_shuts_down_has_only_a_death(world: World) -> None:
@@ -102,7 +95,7 @@ def test_a_domain_that_is_destroyed_before_it_shuts_down_has_only_a_death(world:
     with world.host.quiet():
         world.host.shutdown_domain(domid, 0)
         world.host.mark_dying(domid)
-    assert [type(event) for event in drained(ctx)] == [DomainDeath]
+    assert [type(event) for event in world.drained(ctx)] == [DomainDeath]
 
 
 def test_a_reused_domid_is_not_mistaken_for_the_domain_that_had_it(world: World) -> None:
@@ -110,49 +103,49 @@ def test_a_reused_domid_is_not_mistaken_for_the_domain_that_had_it(world: World)
     domid = world.host.create_domain("old")
     uuid = world.host.domain_info(domid).uuid
     ctx.evenable_domain_death(domid, user=1)
-    settle(20)
+    world.barrier(ctx)
     with world.host.quiet():
         world.host.destroy_domain(domid)
         world.host.create_domain("new", domid)
         world.host.shutdown_domain(domid, 3)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert isinstance(event, DomainDeath)
     assert (event.domuuid, event.name) == (uuid, "old")
     world.host.destroy_domain(domid)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_a_new_domain_under_an_old_domid_tells_of_the_old_ones_death(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain("old")
     ctx.evenable_domain_death(domid, user=1)
-    settle(20)
+    world.barrier(ctx)
     with world.host.quiet():
         world.host.destroy_domain(domid)
         world.host.create_domain("new", domid)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert isinstance(event, DomainDeath)
     assert event.name == "old"
     # Whoever watches the domid now watches the new one.
     ctx.evenable_domain_death(domid, user=2)
-    settle(20)
+    world.barrier(ctx)
     world.host.destroy_domain(domid)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert (event.for_user, event.name) == (2, "new")
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_enabling_on_a_reused_domid_ends_the_old_life_and_begins_the_new(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid, user=1)
-    settle(20)
+    world.barrier(ctx)
     world.host.destroy_domain(domid)
     world.host.create_domain(domid=domid)
     ctx.evenable_domain_death(domid, user=2)
-    assert [event.for_user for event in drained(ctx)] == [1]
+    assert [event.for_user for event in world.drained(ctx)] == [1]
     world.host.shutdown_domain(domid, 0)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert (type(event), event.for_user) == (DomainShutdown, 2)
 
 
@@ -161,19 +154,19 @@ def test_present_false_ignores_a_shutdown_until_the_domain_has_run_again(world: 
     domid, other = world.host.create_domain(), world.host.create_domain()
     world.host.shutdown_domain(domid, 2)
     ctx.evenable_domain_death(domid, present=False)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
     # Every other domain's death makes libxl look at the suspended one again.
     world.host.destroy_domain(other)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
     world.host.release()
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
     world.host.resume_domain(domid)
     world.host.shutdown_domain(domid, 2)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert isinstance(event, DomainShutdown)
     world.host.destroy_domain(domid)
-    assert [type(event) for event in drained(ctx, 1)] == [DomainDeath]
-    assert drained(ctx) == []
+    assert [type(event) for event in world.drained(ctx, 1)] == [DomainDeath]
+    assert world.drained(ctx) == []
 
 
 def test_an_evgen_enabled_after_a_resume_reports_the_second_shutdown(world: World) -> None:
@@ -181,16 +174,16 @@ def test_an_evgen_enabled_after_a_resume_reports_the_second_shutdown(world: Worl
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid, user=1)
     world.host.shutdown_domain(domid, 2)
-    assert [event.for_user for event in drained(ctx, 1)] == [1]
+    assert [event.for_user for event in world.drained(ctx, 1)] == [1]
     world.host.resume_domain(domid)
     ctx.evenable_domain_death(domid, user=2)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
     world.host.shutdown_domain(domid, 3)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert isinstance(event, DomainShutdown)
     assert (event.for_user, event.shutdown_reason) == (2, ShutdownReason.CRASH)
     world.host.destroy_domain(domid)
-    assert sorted(event.for_user for event in drained(ctx, 2)) == [1, 2]
+    assert sorted(event.for_user for event in world.drained(ctx, 2)) == [1, 2]
 
 
 def test_a_reason_without_a_name_stays_a_number(world: World) -> None:
@@ -198,7 +191,7 @@ def test_a_reason_without_a_name_stays_a_number(world: World) -> None:
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid)
     world.host.shutdown_domain(domid, 99)
-    (event,) = drained(ctx, 1)
+    (event,) = world.drained(ctx, 1)
     assert isinstance(event, DomainShutdown)
     assert event.shutdown_reason == 99
 
@@ -209,10 +202,10 @@ def test_every_evgen_on_a_disk_gets_each_eject_under_its_own_name(world: World) 
     world.host.add_disk(domid, "xvda")
     ctx.evenable_disk_eject(domid, "xvda", user=1)
     ctx.evenable_disk_eject(domid, "51712", user=2)
-    settle(20)
+    world.barrier(ctx)
     for _ in range(2):
         world.host.eject_disk(domid, "xvda")
-        events = drained(ctx, 2)
+        events = world.drained(ctx, 2)
         assert [(event.for_user, event.vdev) for event in events if isinstance(event, DiskEject)] == [
             (1, "xvda"),
             (2, "51712"),
@@ -220,7 +213,7 @@ def test_every_evgen_on_a_disk_gets_each_eject_under_its_own_name(world: World) 
         assert events[0].domuuid == world.host.domain_info(domid).uuid
         assert isinstance(events[0], DiskEject)
         assert events[0].disk.vdev == "xvda"
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_the_ejects_of_two_disks_are_told_apart(world: World) -> None:
@@ -230,12 +223,12 @@ def test_the_ejects_of_two_disks_are_told_apart(world: World) -> None:
         world.host.add_disk(domid, vdev)
     first = ctx.evenable_disk_eject(domid, "hdc", user=1)
     ctx.evenable_disk_eject(domid, "hdd", user=2)
-    settle(20)
+    world.barrier(ctx)
     world.host.eject_disk(domid, "hdd")
-    assert [event.for_user for event in drained(ctx, 1)] == [2]
+    assert [event.for_user for event in world.drained(ctx, 1)] == [2]
     first.disable()
     world.host.eject_disk(domid, "hdc")
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_an_eject_by_the_domain_that_took_the_domid_is_not_reported(world: World) -> None:
@@ -243,12 +236,12 @@ def test_an_eject_by_the_domain_that_took_the_domid_is_not_reported(world: World
     domid = world.host.create_domain()
     world.host.add_disk(domid, "hdc")
     ctx.evenable_disk_eject(domid, "hdc")
-    settle(20)
+    world.barrier(ctx)
     world.host.destroy_domain(domid)
     world.host.create_domain(domid=domid)
     world.host.add_disk(domid, "hdc")
     world.host.eject_disk(domid, "hdc")
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_a_disk_that_does_not_exist_is_accepted(world: World) -> None:
@@ -256,7 +249,7 @@ def test_a_disk_that_does_not_exist_is_accepted(world: World) -> None:
     domid = world.host.create_domain()
     ctx.evenable_disk_eject(domid, "xvdz")
     ctx.evenable_disk_eject(20000, "xvda")
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []
 
 
 def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> None:
@@ -268,26 +261,26 @@ def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> No
     assert not ctx._pump.feeds._by_token
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
-    assert [type(event) for event in drained(ctx, 1)] == [DomainDeath]
+    assert [type(event) for event in world.drained(ctx, 1)] == [DomainDeath]
 
 
 def test_following_reports_every_domain_those_that_appear_later_too(world: World) -> None:
     ctx = world.open()
     early = world.host.create_domain("early")
     with ctx.follow_domains(user=4):
-        settle(20)
+        world.barrier(ctx)
         late = world.host.create_domain("late")
-        settle(20)
+        world.barrier(ctx)
         world.host.destroy_domain(late)
         world.host.shutdown_domain(early, 1)
-        events = drained(ctx, 2)
+        events = world.drained(ctx, 2)
         assert {(event.domid, event.name, event.for_user) for event in events} == {
             (early, "early", 4),
             (late, "late", 4),
         }
         again = world.host.create_domain("again", late)
-        settle(20)
+        world.barrier(ctx)
         world.host.destroy_domain(again)
-        assert [event.name for event in drained(ctx, 1)] == ["again"]
+        assert [event.name for event in world.drained(ctx, 1)] == ["again"]
     world.host.destroy_domain(early)
-    assert drained(ctx) == []
+    assert world.drained(ctx) == []

@@ -11,6 +11,8 @@ import gevent
 import gxl
 from gxl.interfaces import IEngine
 
+BARRIER = 0xBA221E2
+
 
 @dataclass
 class World:
@@ -31,11 +33,29 @@ class World:
         engine: IEngine = self.make_engine()
         return engine
 
+    def barrier(self, ctx: gxl.Context) -> None:
+        """Return when all that has happened so far on the host has reached `ctx`.
+
+        xenstored tells each connection of changes in order. So libxl's has been heard when the death of one more
+        domain has arrived, and the side channel's when it has answered a question.
+        """
+        ctx.list_domain()
+        domid = self.host.create_domain()
+        with ctx.evenable_domain_death(domid, user=BARRIER):
+            self.host.destroy_domain(domid)
+            ctx.event_wait(user=BARRIER, timeout=10)
+        ctx.list_domain()
+
+    def drained(self, ctx: gxl.Context, count: int = 0) -> list[gxl.Event]:
+        """The next `count` events, and then whatever else there is once all has been heard."""
+        events = [ctx.event_wait(timeout=10) for _ in range(count)]
+        self.barrier(ctx)
+        return events + list(iter(ctx.event_check, None))
+
     def close(self) -> None:
-        """Close what was opened, and the host."""
+        """Close what was opened."""
         for ctx in self.contexts:
             ctx.close(timeout=5)
-        self.host.close()
 
 
 def settle(turns: int = 5) -> None:
