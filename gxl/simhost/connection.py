@@ -7,9 +7,13 @@ import errno
 import os
 import socket
 
+from zope.interface import implementer
+
+from gxl.interfaces import IStoreConnection
 from gxl.simhost.daemon import Daemon
 
 
+@implementer(IStoreConnection)
 class Connection:
     """The client's end: like a non-blocking stream socket, except that a request is served while it is sent."""
 

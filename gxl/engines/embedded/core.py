@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What every part of the embedded engine shares: the lock, the event queue, and the way in and out of the engine.
+
+Every public call is an Entry. While it holds the lock the application's code must not come back in; what the
+application is to be told is collected meanwhile, and told after the lock is released: first its events, then its
+operations' ends, in the order in which they happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from _thread import RLock
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any, TypeVar
+
+from gxl.engines.embedded import native
+from gxl.engines.embedded.osevents import OSEvents
+from gxl.errors import Disaster, MisuseError
+from gxl.eventqueue import EventQueue
+from gxl.events import Event, EventType
+
+log = logging.getLogger("gxl.embedded")
+
+_Result = TypeVar("_Result")
+
+# Every postfork_child_noexec of this process makes all the engines of before useless.
+_generation = 0
+
+
+class StoreLost(Exception):
+    """Unwinds a call at whose hands the connection to xenstored broke. Never leaves the engine."""
+
+
+class Entry:
+    """One call into the engine, from taking the lock to the last callback."""
+
+    __slots__ = ("_core", "completions", "errors", "events")
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.events: deque[Event] = deque()
+        self.completions: deque[tuple[Callable[[int], object], int]] = deque()
+        self.errors: list[BaseException] = []
+
+    def __enter__(self) -> Entry:
+        core = self._core
+        core.lock.acquire()
+        if core.entry is not None:
+            core.lock.release()
+            raise MisuseError("the engine was called from inside one of its own hooks or predicates")
+        core.entry = self
+        core.entries += 1
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        core = self._core
+        core.osevents.wake_outdated()
+        core.entry = None
+        core.lock.release()
+        try:
+            while self.events or self.completions:
+                if self.events:
+                    self._tell(core.event_hooks.event_occurs, self.events.popleft())
+                else:
+                    self._tell(*self.completions.popleft())
+        finally:
+            with core.lock:
+                core.entries -= 1
+        if isinstance(error, StoreLost):
+            error = None if self.errors else core.death()
+        if self.errors or kind is StoreLost:
+            raise_all([*([error] if error else []), *self.errors])
+
+    def _tell(self, callback: Callable[[Any], object], argument: object) -> None:
+        try:
+            with self._core.guard():
+                callback(argument)
+        except BaseException as error:
+            self.errors.append(error)
+
+
+class Core:
+    """The state of one ctx that is nobody's in particular."""
+
+    def __init__(self) -> None:
+        # Not threading's, which under gevent's patches would switch greenlets.
+        self.lock = RLock()
+        self.entry: Entry | None = None
+        self.entries = 0
+        self.guard: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.queue = EventQueue()
+        self.event_hooks: Any = None
+        self.dead: Disaster | None = None
+        self.on_death: Callable[[], None] = lambda: None
+        self.closed = False
+        self.osevents = OSEvents(self)
+        self._pid = os.getpid()
+        self._generation = _generation
+        self._last_seq = 0
+
+    def enter(self) -> Entry:
+        """The way in, for everything but ctx_free. Raises where the engine can't be used (any more)."""
+        self.check_usable()
+        if self.dead is not None:
+            raise self.death()
+        return Entry(self)
+
+    def check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise MisuseError("this engine belongs to the parent process; open a new one in the child")
+        if self._generation != _generation:
+            raise MisuseError("postfork_child_noexec has ended every engine of this process; open a new one")
+        if self.closed:
+            raise MisuseError("this engine is closed")
+
+    def death(self) -> Disaster:
+        assert self.dead is not None
+        return Disaster(self.dead.type, self.dead.message, self.dead.errnoval)
+
+    def occurred(self, event: Event) -> None:
+        """Route an event: to the application's callback, or into the queue."""
+        hooks = self.event_hooks
+        if hooks is not None and hooks.event_occurs_mask >> event.type & 1:
+            assert self.entry is not None
+            self.entry.events.append(event)
+            return
+        self._last_seq += 1
+        self.queue.put(self._last_seq, event)
+        self.osevents.wake_waiting()
+
+    def completed(self, callback: Callable[[int], object], rc: int) -> None:
+        """An operation that is reported to a callback has ended."""
+        assert self.entry is not None
+        self.entry.completions.append((callback, rc))
+
+    def keep(self, error: BaseException) -> None:
+        """Let the engine call that is under way raise `error` at its end."""
+        assert self.entry is not None
+        self.entry.errors.append(error)
+
+    def disaster(self, type: int, message: str, errnoval: int = 0, *, fatal: bool = False) -> None:
+        """Events of this type (0: of all types) may be missing. If `fatal`, the engine is dead from now on."""
+        disaster = Disaster(type, message, errnoval)
+        related = f" (relates to event type {EventType(type).name})" if type else ""
+        log.critical("DISASTER in event loop: %s%s", disaster, related)
+        if fatal:
+            self.dead = disaster
+            self.on_death()
+        if self.event_hooks is None or self.event_hooks.disaster is None:
+            self.keep(disaster)
+            return
+        try:
+            with self.guard():
+                self.event_hooks.disaster(type, message, errnoval)
+        except BaseException as error:
+            self.keep(error)
+
+    @contextmanager
+    def unlocked(self) -> Iterator[None]:
+        """Lets the application's code, run inside the block, call the engine in the middle of an entry."""
+        entry, self.entry = self.entry, None
+        self.lock.release()
+        try:
+            with self.guard():
+                yield
+        finally:
+            self.lock.acquire()
+            self.entry = entry
+
+    def run_until(self, done: Callable[[], _Result | None], errors: list[Exception] | None = None) -> _Result:
+        """Block the calling thread, and do the engine's work, until `done`, called with the lock held, says so.
+
+        Callbacks run meanwhile. What they raise goes to `errors`; without that list the first of them ends this.
+        """
+        with self.lock:
+            poller = self.osevents.start_waiting()
+        try:
+            while True:
+                with self.enter():
+                    result = done()
+                    if result is not None:
+                        return result
+                    fds, timeout_ms = self.osevents.beforepoll(poller, time.time())
+                results = native.poll(fds, timeout_ms)
+                entry = self.enter()
+                try:
+                    with entry:
+                        self.osevents.afterpoll(poller, results, time.time())
+                except Exception as error:
+                    if errors is None:
+                        raise
+                    errors.append(error)
+        finally:
+            with self.lock:
+                self.osevents.stop_waiting(poller)
+
+
+def raise_all(errors: Sequence[BaseException]) -> None:
+    """Raise what went wrong in one call, as a group only if it is more than one thing."""
+    if len(errors) > 1:
+        raise BaseExceptionGroup("several things failed in one engine call", errors)
+    if errors:
+        raise errors[0]
+
+
+def invalidate_all() -> None:
+    """Make every engine of this process useless: libxl can't be used on after a fork that its children share."""
+    global _generation
+    _generation += 1
