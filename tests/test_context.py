@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.exceptions import BlockingSwitchOutError
-from worlds import World, outcome, settle
+from worlds import World, outcome, settle, until
 from zope.interface import implementer
 
 import gxl
@@ -162,7 +162,7 @@ def test_event_check_takes_the_oldest_that_passes_and_never_waits(world: World) 
     ctx.evenable_domain_death(two, user=2)
     world.host.destroy_domain(one)
     world.host.destroy_domain(two)
-    settle()
+    world.barrier(ctx)
     assert ctx.queued == 2
     assert ctx.event_check(mask(DomainShutdown)) is None
     assert ctx.event_check(user=2).domid == two  # type: ignore[union-attr]
@@ -211,7 +211,7 @@ def test_a_predicate_may_call_the_context(world: World) -> None:
     world.host.shutdown_domain(domid, 0)
     assert isinstance(outcome(waiter), DomainShutdown)
     world.host.destroy_domain(domid)
-    settle()
+    world.barrier(ctx)
     assert ctx.event_check() is None
 
 
@@ -243,9 +243,7 @@ def test_callbacks_run_in_order_in_a_greenlet_and_may_block_and_call_gxl(world: 
         ctx.evenable_domain_death(domid)
     for domid in domids:
         world.host.destroy_domain(domid)
-    with gevent.Timeout(5):
-        while len(seen) < 5:
-            gevent.sleep(0.001)
+    until(lambda: len(seen) == 5)
     assert [domid for domid, _, _ in seen] == domids
     assert not any(in_hub for _, in_hub, _ in seen)
     assert ctx.event_check() is None
@@ -271,7 +269,7 @@ def test_a_callback_that_raises_is_reported_and_the_next_still_runs(
     for domid in domids:
         ctx.evenable_domain_death(domid)
         world.host.destroy_domain(domid)
-    settle(20)
+    until(lambda: len(seen) == 3)
     assert seen == domids
     assert [type(error) for error in reported] == [LookupError]
 
@@ -359,8 +357,7 @@ def test_close_may_be_called_from_a_callback(world: World) -> None:
     ctx.event_register_callbacks(Hooks(lambda event: ctx.close()))
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
-    settle(10)
-    assert ctx.closed
+    until(lambda: ctx.closed)
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -374,8 +371,7 @@ def test_close_leaves_no_fd_timer_or_reference_behind(world: World) -> None:
     ctx.close()
     evgens = [o for o in gc.get_objects() if isinstance(o, gxl.feeds.Evgen) and o._feeds is ctx._pump.feeds]
     assert not any(evgen._feed for evgen in evgens)
-    world.host.close()
-    gevent.get_hub().join(timeout=1)
+    assert gevent.get_hub().join(timeout=1)
 
 
 def test_an_unclosed_context_only_warns(world: World) -> None:

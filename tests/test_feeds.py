@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
-from worlds import World
+from worlds import World, until
 
 import gxl
 from gxl import DiskEject, DomainDeath, DomainShutdown, ShutdownReason
@@ -82,8 +81,7 @@ def test_what_occurred_before_disable_is_still_returned(world: World) -> None:
     domid = world.host.create_domain()
     evgen = ctx.evenable_domain_death(domid, user=9)
     world.host.shutdown_domain(domid, 0)
-    while not ctx.queued:
-        gevent.sleep(0.001)
+    until(lambda: ctx.queued)
     evgen.disable()
     assert [event.for_user for event in world.drained(ctx)] == [9]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
-from worlds import World, outcome, settle
+from worlds import World, outcome, settle, until
 from zope.interface.verify import verifyObject
 
 import gxl
@@ -21,6 +21,8 @@ def test_a_xenstored_that_dies_is_a_disaster_for_every_waiter(world: World) -> N
     ctx = world.open()
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid)
+    # libxl is silent about it only while it has heard all there was to hear; then its own report would come first.
+    world.barrier(ctx)
     waiters = [gevent.spawn(ctx.event_wait) for _ in range(3)]
     settle()
     world.host.drop_connections()
@@ -38,8 +40,7 @@ def test_events_that_came_before_the_disaster_can_still_be_taken(world: World) -
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
-    while not ctx.queued:
-        settle(1)
+    until(lambda: ctx.queued)
     waiter = gevent.spawn(ctx.event_wait, gxl.mask(gxl.DiskEject))
     settle()
     world.host.drop_connections()
@@ -54,10 +55,10 @@ def test_a_store_that_answers_late_delays_names_and_nothing_else(world: World) -
     domid = world.host.create_domain("slow")
     other = world.host.create_domain("other")
     ctx.evenable_domain_death(other)
-    settle(20)
+    world.barrier(ctx)
     with world.host.stalled():
         listing = gevent.spawn(ctx.list_domain)
-        settle(20)
+        gevent.sleep(0.05)
         assert not listing.ready()
     assert [domain.name for domain in outcome(listing) if domain.domid == domid] == ["slow"]
 
@@ -130,10 +131,12 @@ def test_a_connection_that_takes_nothing_now_is_asked_again_when_it_can() -> Non
 
 
 def test_the_engines_connections_provide_the_interface(world: World) -> None:
-    connection = world.engine().xenstore_connect()
+    engine = world.engine()
+    connection = engine.xenstore_connect()
     assert verifyObject(IStoreConnection, connection, tentative=True)
     connection.close()
     connection.close()
+    engine.ctx_free()
 
 
 def test_the_hub_offers_what_the_side_channel_needs() -> None:

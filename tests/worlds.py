@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,13 @@ def settle(turns: int = 5) -> None:
     """Let everything that is ready in the hub happen."""
     for _ in range(turns):
         gevent.sleep(0)
+
+
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Let the hub run until `condition` holds."""
+    with gevent.Timeout(seconds, AssertionError(f"it did not happen within {seconds} s")):
+        while not condition():
+            gevent.sleep(0.001)
 
 
 def outcome(greenlet: gevent.Greenlet[..., Any]) -> Any:
