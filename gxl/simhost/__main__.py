@@ -19,4 +19,5 @@ def main() -> None:
     server.run()
 
 
-main()
+if __name__ == "__main__":
+    main()
