@@ -8,6 +8,7 @@ from gxl.errors import (
     Disaster,
     EngineUnavailable,
     GxlError,
+    HubUnavailable,
     LibxlError,
     MisuseError,
     OSEventRegFail,
@@ -29,6 +30,7 @@ from gxl.events import (
     mask,
 )
 from gxl.interfaces import AsyncHow, SigchldOwner
+from gxl.simhost import SimHost
 
 __all__ = [
     "Context",
@@ -48,11 +50,13 @@ __all__ = [
     "mask",
     "AsyncHow",
     "SigchldOwner",
+    "SimHost",
     "GxlError",
     "LibxlError",
     "OSEventRegFail",
     "MisuseError",
     "EngineUnavailable",
+    "HubUnavailable",
     "ContextClosed",
     "Disaster",
     "WaitTimeout",

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where engine and hub meet: what is taken over, what is freed, what is reported; against each engine."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import Any
+
+import gevent
+import pytest
+from worlds import World, outcome, settle
+from zope.interface.verify import verifyObject
+
+import gxl
+from gxl.interfaces import IEventSink, IHubBinding
+
+
+def test_the_pump_provides_the_sink_that_hubs_report_to(world: World) -> None:
+    assert verifyObject(IEventSink, world.open()._pump)
+
+
+def test_the_binding_of_a_context_provides_its_interface(world: World) -> None:
+    assert verifyObject(IHubBinding, world.open()._pump.binding)
+
+
+def test_an_engine_with_hooks_or_evgens_of_its_own_is_refused_and_stays_usable(world: World) -> None:
+    engine = world.engine()
+    domid = world.host.create_domain()
+    evgen = engine.evenable_domain_death(domid)
+    with pytest.raises(gxl.MisuseError):
+        gxl.Context(engine=engine, hub="gevent")
+    engine.evdisable_domain_death(evgen)
+    engine.ctx_free()
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_context_that_can_not_reach_xenstored_leaves_nothing_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = world.engine()
+
+    def refuse(self: object) -> Any:
+        raise ConnectionRefusedError(111, "no xenstored")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(engine), "xenstore_connect", refuse)
+        with pytest.raises(gxl.EngineUnavailable, match="no xenstored"):
+            gxl.Context(engine=engine, hub="gevent")
+    with pytest.raises(gxl.MisuseError):
+        engine.list_domain()
+
+
+def test_a_hub_that_can_not_be_had_leaves_the_engine_alone(world: World) -> None:
+    engine = world.engine()
+    with pytest.raises(gxl.HubUnavailable, match="no-such-loop"):
+        gxl.Context(engine=engine, hub="no-such-loop")
+    engine.ctx_free()
+
+
+def test_an_unknown_engine_is_named(world: World) -> None:
+    with pytest.raises(gxl.GxlError, match="no-such-engine"):
+        gxl.Context(engine="no-such-engine", hub="gevent")
+
+
+def test_what_an_engine_raises_in_the_loop_goes_to_the_hubs_error_handler(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open()
+    reported: list[Any] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda context, kind, value, tb: reported.append(value))
+
+    def broken(*args: object) -> None:
+        raise LookupError("inside the engine")
+
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    world.barrier(ctx)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(ctx._pump.engine), "osevent_occurred_fd", broken)
+        world.host.destroy_domain(domid)
+        while not reported:
+            gevent.sleep(0.001)
+    assert isinstance(reported[0], LookupError)
+    # The fd is still watched, and still readable: nothing was lost.
+    assert isinstance(ctx.event_wait(timeout=5), gxl.DomainDeath)
+
+
+def test_close_waits_cooperatively_for_an_operation_that_is_pending(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    # A paused guest does not answer the request: libxl gives it a minute.
+    world.host.pause_domain(domid)
+    how = gxl.AsyncHow(for_event=1)
+    ctx.engine.domain_shutdown(domid, how)
+    closing = gevent.spawn(ctx.close)
+    settle()
+    assert not closing.ready()
+    ctx.engine.ao_abort(how)
+    assert outcome(closing) is None
+    assert not ctx._pump.abandoned
+
+
+def test_close_abandons_what_does_not_end_in_time_and_says_so(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    world.host.pause_domain(domid)
+    how = gxl.AsyncHow(for_event=1)
+    ctx.engine.domain_shutdown(domid, how)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ctx.close(timeout=0.02)
+    assert [entry.category for entry in caught] == [ResourceWarning]
+    assert "pending" in str(caught[0].message)
+    assert ctx._pump.abandoned
+    gc.collect()
