@@ -65,13 +65,10 @@ class Children:
 
     def pending(self) -> bool:
         """Whether libxl has, or may have, a child that it has not seen the end of."""
-        if self._pids and self.mode != SigchldOwner.MAINLOOP and not self._ctx.operations.in_progress():
-            # libxl reaped them without telling anybody; no operation of its own ends before its children.
+        if self.mode != SigchldOwner.MAINLOOP and not self._ctx.operations.in_progress():
+            # libxl has reaped them without telling anybody: no operation ends before its children.
             self._pids.clear()
         return bool(self._pids)
-
-    def count(self) -> int:
-        return len(self._pids)
 
     def always(self) -> bool:
         """Whether the mode has libxl watch its SIGCHLD pipe all the time."""
@@ -90,13 +87,18 @@ class Children:
                 if function is not None and not callable(function):
                     raise TypeError(f"{name} must be callable or None, not {function!r}")
         if self.pending():
-            raise MisuseError(f"childproc_setmode while libxl has {self.count()} children: call it at the start")
+            raise MisuseError("childproc_setmode while libxl has children: call it first, or when no operation is left")
         if mode not in (SigchldOwner.LIBXL, SigchldOwner.MAINLOOP):
             self._check_sigchld(mode)
         self._set(mode, fork, reaped)
 
-    def check_fork(self, function: str, synchronous: bool) -> None:
-        """Before an operation that forks: can it, and will its child be reaped?"""
+    def check_pump(self) -> None:
+        """Before libxl goes on with operations, some of which fork later than at their start."""
+        if self.mode != SigchldOwner.MAINLOOP and self._ctx.operations.forking:
+            self._check_sigchld(self.mode)
+
+    def check_start(self, function: str, synchronous: bool) -> None:
+        """Before an operation that forks is started: can it, and will its child be reaped?"""
         if self.mode != SigchldOwner.MAINLOOP:
             self._check_sigchld(self.mode)
         elif synchronous:
@@ -163,6 +165,8 @@ class Children:
         try:
             with library_fork(), self._ctx.no_switch():
                 pid = (self._fork or plain_fork)()
+            if not isinstance(pid, int) or pid < 0:
+                raise TypeError(f"fork_replacement must return a pid as os.fork does, not {pid!r}")
         except OSError as error:
             ffi.errno = error.errno or errno.EAGAIN
             return -1

@@ -178,14 +178,14 @@ class Ctx:
                     os.close(wake)
 
     def _check_idle(self) -> None:
+        """Raises MisuseError where libxl_ctx_free would abort the process."""
         operations = self.operations.in_progress()
-        if operations or self.children.pending():
-            raise MisuseError(
-                f"ctx_free with {operations} operations and {self.children.count()} children pending: ao_abort the "
-                "operations, and go on until all have ended and their children are reaped"
-            )
+        if operations:
+            raise MisuseError(f"ctx_free with {operations} operations under way: ao_abort them, and see them end")
+        if self.children.pending():
+            raise MisuseError("ctx_free with children pending: reap them, and report them to childproc_reaped")
         if any(thread != get_native_id() for thread in list(self._calls)):
-            raise MisuseError("ctx_free while another thread is inside the engine: let it finish first")
+            raise MisuseError("ctx_free while another thread is inside the engine: let it come out first")
 
     def postfork_child_noexec(self) -> None:
         """libxl_postfork_child_noexec, in a child."""

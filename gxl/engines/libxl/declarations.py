@@ -130,6 +130,7 @@ int libxl_domain_destroy(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how
 void libxl_dominfo_init(void *info);
 void libxl_dominfo_dispose(libxl_dominfo *info);
 char *libxl_dominfo_to_json(libxl_ctx *ctx, void *info);
+char *libxl_domid_to_name(libxl_ctx *ctx, uint32_t domid);
 int libxl_domain_info(libxl_ctx *ctx, libxl_dominfo *info_r, uint32_t domid);
 libxl_dominfo *libxl_list_domain(libxl_ctx *ctx, int *nb_domain_out);
 void libxl_dominfo_list_free(libxl_dominfo *list, int nb_domain);

@@ -240,8 +240,8 @@ class LibxlEngine:
             call = self._ctx.enter(function)
         try:
             if forks:
-                self._ctx.children.check_fork(function, synchronous=how is None)
-            self._ctx.operations.start(function, domid, how)
+                self._ctx.children.check_start(function, synchronous=how is None)
+            self._ctx.operations.start(function, domid, how, forks)
         finally:
             self._ctx.leave(call)
 

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
 from gxl.engines.libxl.calls import Call
-from gxl.engines.libxl.loading import CData, ffi
-from gxl.errors import MisuseError, from_rc
+from gxl.engines.libxl.loading import CData, ffi, libc
+from gxl.errors import Fail, MisuseError, from_rc
 from gxl.interfaces import IEvgen
 
 if TYPE_CHECKING:
@@ -60,12 +62,20 @@ class Evgens:
 
     def enable_eject(self, call: Call, domid: int, vdev: str, user: int) -> DiskEjectEvgen:
         """libxl_evenable_disk_eject."""
+        self._check_xenstore()
         out = ffi.new("libxl_evgen_disk_eject **")
         rc = self._ctx.lib.libxl_evenable_disk_eject(self._ctx.pointer, domid, vdev.encode(), user, out)
         evgen = DiskEjectEvgen(self._ctx, domid, user, out[0])
         self._enabled(call, rc, evgen, f"evenable_disk_eject({domid}, {vdev!r})")
         self._ctx.events.remember_vdev(domid, user, vdev)
         return evgen
+
+    def _check_xenstore(self) -> None:
+        """libxl_evenable_disk_eject crashes where it can't read xenstore, so ask for something harmless first."""
+        name = self._ctx.lib.libxl_domid_to_name(self._ctx.pointer, 0)
+        if name == ffi.NULL and ffi.errno != errno.ENOENT:
+            raise Fail(message=f"evenable_disk_eject: xenstore can't be read ({os.strerror(ffi.errno)})")
+        libc.free(name)
 
     def _enabled(self, call: Call, rc: int, evgen: Evgen, doing: str) -> None:
         """C has returned `rc`; whether the event loop has played its part is in `call`."""

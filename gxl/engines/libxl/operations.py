@@ -23,12 +23,13 @@ class Pending:
     there it is a number of gxl's own, and the application's is put back into the event.
     """
 
-    __slots__ = ("ctx", "ended", "handle", "how", "number", "struct")
+    __slots__ = ("ctx", "ended", "forks", "handle", "how", "number", "struct")
 
-    def __init__(self, ctx: Ctx, number: int, how: AsyncHow) -> None:
+    def __init__(self, ctx: Ctx, number: int, how: AsyncHow, forks: bool) -> None:
         self.ctx = ctx
         self.number = number
         self.how = how
+        self.forks = forks
         self.ended = False
         self.handle: CData = ffi.new_handle(self)
         self.struct: CData = ffi.new("libxl_asyncop_how *")
@@ -40,15 +41,16 @@ class Pending:
 
 
 class Operations:
-    """A ctx's operations, by number."""
+    """A ctx's operations, by number. `forking` counts those that have or may get a child."""
 
     def __init__(self, ctx: Ctx) -> None:
         self._ctx = ctx
         self._pending: dict[int, Pending] = {}
         self._numbers = itertools.count(1)
         self._synchronous = 0
+        self.forking = 0
 
-    def start(self, function: str, domid: int, how: AsyncHow | None) -> None:
+    def start(self, function: str, domid: int, how: AsyncHow | None, forks: bool) -> None:
         """Call libxl_`function`; synchronously if `how` is None."""
         start = getattr(self._ctx.lib, f"libxl_{function}")
         if how is None:
@@ -60,12 +62,13 @@ class Operations:
             if rc:
                 raise from_rc(rc, f"{function}({domid})")
             return
-        pending = Pending(self._ctx, next(self._numbers), how)
+        pending = Pending(self._ctx, next(self._numbers), how, forks)
         self._pending[pending.number] = pending
+        self.forking += forks
         rc = start(self._ctx.pointer, domid, pending.struct)
         if rc:
             # Nothing was started, and nothing will be reported.
-            self._pending.pop(pending.number, None)
+            self.forget(pending.number)
             raise from_rc(rc, f"{function}({domid})")
 
     def abort(self, how: AsyncHow) -> None:
@@ -95,8 +98,10 @@ class Operations:
         return pending.how.for_event
 
     def forget(self, number: int) -> None:
-        """The event of operation `number` has been delivered."""
-        self._pending.pop(number, None)
+        """Operation `number` has reported its end."""
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            self.forking -= pending.forks
 
     def finish(self, pending: Pending, rc: int) -> None:
         """libxl calls back: an operation has ended."""

@@ -69,6 +69,7 @@ class OSEvents:
     def occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
         """libxl_osevent_occurred_fd. What is stale by now is nobody's fault."""
         token = self._own(for_libxl, FdToken)
+        self._ctx.children.check_pump()
         if token.wanted:
             try:
                 self._ctx.lib.libxl_osevent_occurred_fd(self._ctx.pointer, token.nexus, fd, events, revents)
@@ -78,6 +79,7 @@ class OSEvents:
     def occurred_timeout(self, for_libxl: object) -> None:
         """libxl_osevent_occurred_timeout. A second time, it would make libxl's list of free nexi circular."""
         token = self._own(for_libxl, TimeoutToken)
+        self._ctx.children.check_pump()
         if not token.wanted:
             raise MisuseError(f"{token!r} has occurred already: report each once, however often timeout_modify came")
         token.wanted = False

@@ -81,6 +81,7 @@ def beforepoll(ctx: Ctx, now: float | None) -> tuple[list[tuple[int, int]], int 
 def afterpoll(ctx: Ctx, fds: Sequence[tuple[int, int, int]], now: float | None) -> None:
     """osevent_afterpoll."""
     timeval(now)
+    ctx.children.check_pump()
     polled = PollSet(ctx)
     polled.fds = ffi.new("struct pollfd[]", len(fds) + 1)
     for index, (fd, events, revents) in enumerate(fds):
@@ -114,6 +115,7 @@ def wait(ctx: Ctx, call: Call, typemask: int, predicate: Predicate | None) -> Ev
                 ready -= 1
                 if not ready:
                     continue
+            ctx.children.check_pump()
             polled.after(count, None)
             ctx.settle(call)
             ctx.wake_waiting(but=wake)
