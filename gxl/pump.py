@@ -33,6 +33,8 @@ from gxl.sidechannel import SideChannel
 _log = logging.getLogger("gxl")
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
+# A ctx that was not freed goes on using the hooks it was given; they must never be collected.
+_abandoned: list[Pump] = []
 
 
 @implementer(IEventHooks)
@@ -151,6 +153,7 @@ class Pump:
     def abandon(self) -> None:
         """Stop watching without freeing: what libxl holds stays held until the process ends."""
         self.abandoned = True
+        _abandoned.append(self)
         self._let_go()
 
     def on_progress(self, wake: Callable[[], object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+import weakref
 from typing import Any
 
 import gevent
@@ -113,4 +114,9 @@ def test_close_abandons_what_does_not_end_in_time_and_says_so(world: World) -> N
     assert [entry.category for entry in caught] == [ResourceWarning]
     assert "pending" in str(caught[0].message)
     assert ctx._pump.abandoned
+    # libxl goes on using what it was given: that must not be collected.
+    pump = weakref.ref(ctx._pump)
+    world.contexts.remove(ctx)
+    del ctx
     gc.collect()
+    assert pump() is not None
