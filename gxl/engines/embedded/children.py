@@ -7,6 +7,7 @@ each. Python runs signal handlers on the main thread only, and lets only that th
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from signal import SIG_DFL, SIG_IGN, SIGCHLD
 from typing import Any, NamedTuple
 
 from gxl.engines.embedded import native
-from gxl.engines.embedded.core import Core, log
+from gxl.engines.embedded.core import Core
 from gxl.engines.embedded.osevents import FdInterest
 from gxl.errors import Fail, MisuseError
 from gxl.forking import library_fork
@@ -136,10 +137,15 @@ class Children:
             self.mode = previous
             raise
 
-    def prepare(self) -> None:
+    def prepare(self, synchronous: bool) -> None:
         """Be ready to fork. Raises MisuseError or OSEventRegFail if a child could not be reaped."""
         if self.mode.owner is not SigchldOwner.MAINLOOP:
             self._need_signal()
+        elif synchronous:
+            raise MisuseError(
+                "a synchronous operation would wait for ever for its child, which nobody can report while the call "
+                "blocks: pass an AsyncHow, or leave SIGCHLD to the engine (SigchldOwner.LIBXL)"
+            )
 
     def fork(self, body: Callable[[], int], callback: Callable[[int], None]) -> None:
         """Run `body` in a child, which exits with what it returns. Raises Fail if there can be no child."""
@@ -180,7 +186,7 @@ class Children:
             try:
                 got, status = native.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                self._core.disaster(0, "waitpid() gave ECHILD but we have a child", ECHILD)
+                self._core.disaster(0, "waitpid() gave ECHILD but we have a child", ECHILD, fatal=False)
                 got, status = pid, _STATUS_UNKNOWN
             if got:
                 self.reaped(pid, status)
@@ -246,10 +252,11 @@ class Children:
                 with self._core.unlocked():
                     known = self.mode.reaped_callback(pid, status)
             except Exception as error:
-                self._core.disaster(0, f"reaped_callback failed for pid {pid}, status {status}: {error!r}")
+                message = f"reaped_callback failed for pid {pid}, status {status}: {error!r}"
+                self._core.disaster(0, message, fatal=False, cause=error)
                 return False
         if not known:
-            log.warning("unknown child %d ended with status %d", pid, status)
+            self._core.log(logging.WARNING, f"unknown child {pid} ended with status {status}")
         return True
 
 

@@ -15,8 +15,9 @@ from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import get_native_id
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gxl.engines.embedded import native
 from gxl.engines.embedded.osevents import OSEvents
@@ -24,25 +25,34 @@ from gxl.errors import Disaster, MisuseError
 from gxl.eventqueue import EventQueue
 from gxl.events import Event, EventType
 
-log = logging.getLogger("gxl.embedded")
+logger = logging.getLogger("gxl.embedded")
 
 _Result = TypeVar("_Result")
-
-# Every postfork_child_noexec of this process makes all the engines of before useless.
-_generation = 0
 
 
 class StoreLost(Exception):
     """Unwinds a call at whose hands the connection to xenstored broke. Never leaves the engine."""
 
 
-class Entry:
-    """One call into the engine, from taking the lock to the last callback."""
+class EventHooks(NamedTuple):
+    """IEventHooks, checked."""
 
-    __slots__ = ("_core", "completions", "errors", "events")
+    event_occurs_mask: int = 0
+    event_occurs: Callable[[Event], object] | None = None
+    disaster: Callable[[int, str, int], object] | None = None
+
+
+class Entry:
+    """One call into the engine, from taking the lock to the last callback. `nested`: this thread is in another one."""
+
+    __slots__ = ("_core", "_thread", "completions", "errors", "events", "log", "nested")
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        # Not get_ident, which under gevent's patches tells greenlets apart.
+        self._thread = get_native_id()
+        self.nested = False
+        self.log: list[tuple[int, str]] = []
         self.events: deque[Event] = deque()
         self.completions: deque[tuple[Callable[[int], object], int]] = deque()
         self.errors: list[BaseException] = []
@@ -52,9 +62,14 @@ class Entry:
         core.lock.acquire()
         if core.entry is not None:
             core.lock.release()
-            raise MisuseError("the engine was called from inside one of its own hooks or predicates")
+            raise MisuseError(
+                "the engine was called from inside one of its own hooks or predicates: note what is to be done, and do "
+                "it when the engine call that led there has returned"
+            )
         core.entry = self
-        core.entries += 1
+        depth = core.inside.get(self._thread, 0)
+        core.inside[self._thread] = depth + 1
+        self.nested = depth > 0
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -63,6 +78,9 @@ class Entry:
         core.entry = None
         core.lock.release()
         try:
+            # Handlers of the log may do anything, such as to wait for a lock, which is no business of the engine's.
+            for level, message in self.log:
+                logger.log(level, "%s", message)
             while self.events or self.completions:
                 if self.events:
                     self._tell(core.event_hooks.event_occurs, self.events.popleft())
@@ -70,13 +88,17 @@ class Entry:
                     self._tell(*self.completions.popleft())
         finally:
             with core.lock:
-                core.entries -= 1
+                core.inside[self._thread] -= 1
+                if not core.inside[self._thread]:
+                    del core.inside[self._thread]
         if isinstance(error, StoreLost):
-            error = None if self.errors else core.death()
+            assert core.dead is not None
+            error = None if self.errors else core.dead.again()
         if self.errors or kind is StoreLost:
             raise_all([*([error] if error else []), *self.errors])
 
-    def _tell(self, callback: Callable[[Any], object], argument: object) -> None:
+    def _tell(self, callback: Callable[[Any], object] | None, argument: object) -> None:
+        assert callback is not None
         try:
             with self._core.guard():
                 callback(argument)
@@ -91,43 +113,41 @@ class Core:
         # Not threading's, which under gevent's patches would switch greenlets.
         self.lock = RLock()
         self.entry: Entry | None = None
-        self.entries = 0
+        # How many calls each thread is in, one inside the other.
+        self.inside: dict[int, int] = {}
         self.guard: Callable[[], AbstractContextManager[object]] = nullcontext
         self.queue = EventQueue()
-        self.event_hooks: Any = None
+        self.event_hooks = EventHooks()
         self.dead: Disaster | None = None
         self.on_death: Callable[[], None] = lambda: None
-        self.closed = False
+        self.refusal = ""
+        """Why every call raises MisuseError; empty if none does."""
         self.osevents = OSEvents(self)
         self._pid = os.getpid()
-        self._generation = _generation
         self._last_seq = 0
+
+    @property
+    def in_child(self) -> bool:
+        """Whether this is a fork of the process that opened the engine."""
+        return os.getpid() != self._pid
 
     def enter(self) -> Entry:
         """The way in, for everything but ctx_free. Raises where the engine can't be used (any more)."""
         self.check_usable()
         if self.dead is not None:
-            raise self.death()
+            raise self.dead.again()
         return Entry(self)
 
     def check_usable(self) -> None:
-        if os.getpid() != self._pid:
-            raise MisuseError("this engine belongs to the parent process; open a new one in the child")
-        if self._generation != _generation:
-            raise MisuseError("postfork_child_noexec has ended every engine of this process; open a new one")
-        if self.closed:
-            raise MisuseError("this engine is closed")
-
-    def death(self) -> Disaster:
-        assert self.dead is not None
-        return Disaster(self.dead.type, self.dead.message, self.dead.errnoval)
+        if self.refusal:
+            raise MisuseError(self.refusal)
+        if self.in_child:
+            raise MisuseError("this engine belongs to the parent process: call postfork_child_noexec and open another")
 
     def occurred(self, event: Event) -> None:
         """Route an event: to the application's callback, or into the queue."""
-        hooks = self.event_hooks
-        if hooks is not None and hooks.event_occurs_mask >> event.type & 1:
-            assert self.entry is not None
-            self.entry.events.append(event)
+        if self.event_hooks.event_occurs_mask >> event.type & 1:
+            self._current.events.append(event)
             return
         self._last_seq += 1
         self.queue.put(self._last_seq, event)
@@ -135,23 +155,28 @@ class Core:
 
     def completed(self, callback: Callable[[int], object], rc: int) -> None:
         """An operation that is reported to a callback has ended."""
-        assert self.entry is not None
-        self.entry.completions.append((callback, rc))
+        self._current.completions.append((callback, rc))
 
     def keep(self, error: BaseException) -> None:
         """Let the engine call that is under way raise `error` at its end."""
-        assert self.entry is not None
-        self.entry.errors.append(error)
+        self._current.errors.append(error)
 
-    def disaster(self, type: int, message: str, errnoval: int = 0, *, fatal: bool = False) -> None:
+    def log(self, level: int, message: str) -> None:
+        """Say something, as soon as the lock is released."""
+        self._current.log.append((level, message))
+
+    def disaster(
+        self, type: int, message: str, errnoval: int = 0, *, fatal: bool = True, cause: BaseException | None = None
+    ) -> None:
         """Events of this type (0: of all types) may be missing. If `fatal`, the engine is dead from now on."""
         disaster = Disaster(type, message, errnoval)
+        disaster.__cause__ = cause
         related = f" (relates to event type {EventType(type).name})" if type else ""
-        log.critical("DISASTER in event loop: %s%s", disaster, related)
-        if fatal:
+        self.log(logging.CRITICAL, f"DISASTER in event loop: {disaster}{related}")
+        if fatal and self.dead is None:
             self.dead = disaster
             self.on_death()
-        if self.event_hooks is None or self.event_hooks.disaster is None:
+        if self.event_hooks.disaster is None:
             self.keep(disaster)
             return
         try:
@@ -199,6 +224,11 @@ class Core:
             with self.lock:
                 self.osevents.stop_waiting(poller)
 
+    @property
+    def _current(self) -> Entry:
+        assert self.entry is not None
+        return self.entry
+
 
 def raise_all(errors: Sequence[BaseException]) -> None:
     """Raise what went wrong in one call, as a group only if it is more than one thing."""
@@ -206,9 +236,3 @@ def raise_all(errors: Sequence[BaseException]) -> None:
         raise BaseExceptionGroup("several things failed in one engine call", errors)
     if errors:
         raise errors[0]
-
-
-def invalidate_all() -> None:
-    """Make every engine of this process useless: libxl can't be used on after a fork that its children share."""
-    global _generation
-    _generation += 1

@@ -95,7 +95,9 @@ class Deaths:
             # Even if nothing seems to have changed, whether the hypervisor answers is to be known.
             found = {domid: self._state(domid) for domid in domids or [next(iter(self._waiting))]}
         except OSError as error:
-            self._core.disaster(0, "xc_domain_getinfolist failed while processing @releaseDomain", error.errno or 0)
+            self._core.disaster(
+                0, "xc_domain_getinfolist failed while processing @releaseDomain watch event", error.errno or 0
+            )
             return
         self._seen = seen
         self._new.clear()

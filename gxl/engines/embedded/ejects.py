@@ -104,7 +104,7 @@ class Ejects:
             doing = "xs_read failed reading be_ptr_path"
             backend = self._store.read(directory + b"/backend")
         except OSError as error:
-            self._core.disaster(EventType.DISK_EJECT, doing, error.errno or 0)
+            self._core.disaster(EventType.DISK_EJECT, doing, error.errno or 0, fatal=False)
             return
         if backend is None:
             # The whole device is gone, which is no ejection.

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from errno import ESRCH
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from zope.interface import implementer
 
 from gxl import arguments
 from gxl.engines.embedded.children import SIGNAL, ChildprocMode, Children
-from gxl.engines.embedded.core import Core, Entry, invalidate_all
+from gxl.engines.embedded.core import Core, Entry, EventHooks
 from gxl.engines.embedded.deaths import DeathEvgen, Deaths
 from gxl.engines.embedded.ejects import EjectEvgen, Ejects
 from gxl.engines.embedded.operations import Operation, Operations
@@ -24,7 +24,6 @@ from gxl.interfaces import (
     AsyncHow,
     DomainInfo,
     IEngine,
-    IOSEventHooks,
     IStoreConnection,
     Predicate,
     SigchldOwner,
@@ -33,32 +32,25 @@ from gxl.simhost import DomainInfo as SimDomainInfo
 from gxl.simhost import SimHost
 
 
-class EventHooks(NamedTuple):
-    """IEventHooks, checked."""
-
-    event_occurs_mask: int
-    event_occurs: Callable[[Event], object] | None
-    disaster: Callable[[int, str, int], object] | None
-
-
 class _Ctx:
     """One libxl_ctx: every part of it, and no checks."""
 
     def __init__(self, host: SimHost | None) -> None:
+        self.freed = True
         self.host = SimHost() if host is None else host
         self.owns_host = host is None
-        self.core = Core()
         try:
             connection = self.host.connect()
         except OSError as error:
-            self.core.osevents.close()
             raise EngineUnavailable("the simulated host can't be used", (("xenstored", str(error)),)) from error
+        self.core = Core()
         self.store = Store(self.core, connection)
         self.children = Children(self.core)
         self.deaths = Deaths(self.core, self.store, self.host)
         self.ejects = Ejects(self.core, self.store)
         self.operations = Operations(self.core, self.store, self.host, self.children)
         self.core.on_death = self.operations.fail_all
+        self.freed = False
 
     @property
     def evgens(self) -> bool:
@@ -73,6 +65,12 @@ class _Ctx:
         self.core.queue.clear()
         if self.owns_host:
             self.host.close()
+        self.freed = True
+        self.core.refusal = "the engine is closed: ctx_free has been called"
+
+    def __del__(self) -> None:
+        if not self.freed and not self.core.in_child:
+            warnings.warn("an embedded engine was dropped without ctx_free", ResourceWarning, stacklevel=1)
 
 
 @implementer(IEngine)
@@ -102,20 +100,16 @@ class EmbeddedEngine:
 
     def claim(self, no_switch: Callable[[], AbstractContextManager[object]]) -> EmbeddedEngine:
         ctx = self._ctx
-        with self._enter():
-            if (
-                ctx.core.osevents.hooks is not None
-                or ctx.core.event_hooks is not None
-                or ctx.evgens
-                or ctx.operations
-                or ctx.children.always
-                or ctx.core.entries > 1
-                or len(ctx.core.queue)
+        with self._enter_alone("claim"):
+            for thing, there in (
+                ("osevent hooks", ctx.core.osevents.hooks is not None),
+                ("event callbacks", ctx.core.event_hooks != EventHooks()),
+                ("evgens", ctx.evgens),
+                ("operations under way", bool(ctx.operations)),
+                ("events in its queue", len(ctx.core.queue) > 0),
             ):
-                raise MisuseError(
-                    "a Context needs an engine that nobody has used: this one has hooks, evgens, operations or queued "
-                    "events, or somebody is inside it; open another one"
-                )
+                if there:
+                    raise MisuseError(f"the engine has {thing} already: give a new one away, or use this one yourself")
             ctx.core.guard = no_switch
             claimed = object.__new__(type(self))
             claimed._ctx, claimed._claimed = ctx, False
@@ -133,11 +127,10 @@ class EmbeddedEngine:
         return self._ctx.core.run_until(take)
 
     def event_register_callbacks(self, hooks: object | None) -> None:
-        checked = None if hooks is None else _check_event_hooks(hooks)
-        with self._enter():
+        checked = EventHooks() if hooks is None else _check_event_hooks(hooks)
+        with self._enter_alone("event_register_callbacks"):
             if self._ctx.evgens:
-                raise MisuseError("callbacks can't be registered while evgens are enabled: disable them first")
-            self._refuse_reentry("event_register_callbacks")
+                raise MisuseError("event_register_callbacks while evgens are enabled: call it before the first")
             self._ctx.core.event_hooks = checked
 
     def evenable_domain_death(self, domid: int, user: int = 0) -> DeathEvgen:
@@ -175,37 +168,42 @@ class EmbeddedEngine:
             osevents.afterpoll(osevents.app_poller, checked, moment)
 
     def osevent_register_hooks(self, hooks: object) -> None:
-        for name in IOSEventHooks.names():
+        for name in ("fd_register", "fd_modify", "fd_deregister", "timeout_register", "timeout_modify"):
             if not callable(getattr(hooks, name, None)):
-                raise TypeError(f"hooks must provide IOSEventHooks; {hooks!r} has no method {name}")
-        with self._enter():
+                raise TypeError(f"hooks must provide IOSEventHooks, and {hooks!r} has no {name}")
+        with self._enter_alone("osevent_register_hooks"):
             osevents = self._ctx.core.osevents
             if osevents.hooks is not None:
-                raise MisuseError("hooks are registered already, and a ctx takes them only once: open another engine")
-            if osevents.interested:
-                raise MisuseError("hooks must be registered before the first evgen, operation or always-mode")
+                raise MisuseError("osevent_register_hooks: this engine has hooks already, and keeps them")
+            if osevents.interested or self._ctx.evgens or self._ctx.operations:
+                raise MisuseError(
+                    "osevent_register_hooks: the engine is interested in fds already; register hooks before evgens, "
+                    "operations and the `always` modes of childproc_setmode"
+                )
             osevents.hooks = hooks
 
     def osevent_occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
         arguments.check_fd(fd)
-        with self._enter():
+        with self._enter_alone("osevent_occurred_fd"):
             self._ctx.core.osevents.occurred_fd(for_libxl, fd)
 
     def osevent_occurred_timeout(self, for_libxl: object) -> None:
-        with self._enter():
+        with self._enter_alone("osevent_occurred_timeout"):
             self._ctx.core.osevents.occurred_timeout(for_libxl)
 
     def childproc_setmode(self, hooks: object | None) -> None:
         mode = ChildprocMode() if hooks is None else _check_childproc_hooks(hooks)
         with self._enter():
             if self._ctx.children:
-                raise MisuseError("the mode can't be changed while the engine has a child: wait for its operation")
+                raise MisuseError("childproc_setmode while the engine has a child: call it at the start")
             self._ctx.children.set_mode(mode)
 
     def childproc_reaped(self, pid: int, status: int) -> bool:
         for what, value in (("pid", pid), ("status", status)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{what} must be an int, not {value!r}")
+        if not 0 < pid < 2**31 or not 0 <= status < 2**31:
+            raise ValueError(f"pid and status must be as from waitpid, not {pid} and {status}")
         with self._enter():
             self._refuse_unless_mainloop("childproc_reaped")
             return self._ctx.children.reaped(pid, status)
@@ -216,23 +214,31 @@ class EmbeddedEngine:
             self._ctx.children.check_all()
 
     def postfork_child_noexec(self) -> None:
-        invalidate_all()
+        self._check_owner()
+        core = self._ctx.core
+        if not core.in_child:
+            raise MisuseError("postfork_child_noexec is for a forked child: here it would cut off the engine")
+        if core.refusal:
+            raise MisuseError("postfork_child_noexec has been called, or the engine was closed before the fork")
+        core.refusal = "postfork_child_noexec has been called: open another engine in this process"
         SIGNAL.restore()
 
     def ctx_free(self) -> None:
         ctx = self._ctx
-        if ctx.core.closed:
+        self._check_owner()
+        if ctx.freed and not ctx.core.in_child:
             return
         ctx.core.check_usable()
-        self._check_owner()
-        with Entry(ctx.core):
-            self._refuse_reentry("ctx_free")
-            if ctx.core.dead is None and (ctx.operations or ctx.children):
+        with Entry(ctx.core) as entry:
+            _refuse_nested(entry, "ctx_free")
+            if len(ctx.core.inside) > 1 or ctx.core.osevents.awaited:
+                raise MisuseError("ctx_free while another thread is inside the engine: let it finish first")
+            if ctx.operations or ctx.children:
                 raise MisuseError(
-                    "the engine has an operation or a child under way: abort it, and let the loop run until it ends"
+                    "ctx_free with operations or children pending: ao_abort the operations, and go on until all have "
+                    "ended and their children are reaped"
                 )
             ctx.free()
-            ctx.core.closed = True
 
     def domain_pause(self, domid: int, how: AsyncHow | None = None) -> None:
         self._operate(self._ctx.operations.pause, domid, how)
@@ -258,11 +264,12 @@ class EmbeddedEngine:
         arguments.check_domid(domid)
         with self._ctx.core.enter():
             try:
-                return _domain_info(self.host.hypercalls.getdomaininfo(domid))
+                listed = self.host.hypercalls.getdomaininfolist(domid, 1)
             except OSError as error:
-                if error.errno == ESRCH:
-                    raise DomainNotFound(message=f"there is no domain {domid}") from None
                 raise Fail(message=f"the state of domain {domid} can't be had: {error}") from error
+        if not listed or listed[0].domid != domid:
+            raise DomainNotFound(message=f"there is no domain {domid}")
+        return _domain_info(listed[0])
 
     def list_domain(self) -> list[DomainInfo]:
         with self._ctx.core.enter():
@@ -277,11 +284,21 @@ class EmbeddedEngine:
 
     def _check_owner(self) -> None:
         if self._claimed:
-            raise MisuseError("a Context owns this engine: use its methods, since a second pump would steal events")
+            raise MisuseError(
+                "this engine belongs to a Context, which takes its events; what is left to others is asynchronous "
+                "operations, ao_abort, domain_info, list_domain and xenstore_connect"
+            )
 
     def _enter(self) -> Entry:
         self._check_owner()
         return self._ctx.core.enter()
+
+    @contextmanager
+    def _enter_alone(self, function: str) -> Iterator[None]:
+        """For calls that the header forbids to make from inside any other, callbacks included."""
+        with self._enter() as entry:
+            _refuse_nested(entry, function)
+            yield
 
     def _taker(self, typemask: int, predicate: Predicate | None) -> Callable[[], Event | None]:
         arguments.check_typemask(typemask)
@@ -304,13 +321,20 @@ class EmbeddedEngine:
             _check_how(how)
         self._ctx.operations.run(begin, domid, how)
 
-    def _refuse_reentry(self, what: str) -> None:
-        if self._ctx.core.entries > 1:
-            raise MisuseError(f"{what} was called while another call is inside the engine, or from its callback")
+    def _refuse_unless_mainloop(self, function: str) -> None:
+        mode = self._ctx.children.mode.owner
+        if mode is not SigchldOwner.MAINLOOP:
+            raise MisuseError(
+                f"{function} is for SigchldOwner.MAINLOOP; in mode {mode.name} the engine reaps its children itself"
+            )
 
-    def _refuse_unless_mainloop(self, what: str) -> None:
-        if self._ctx.children.mode.owner is not SigchldOwner.MAINLOOP:
-            raise MisuseError(f"{what} is for SigchldOwner.MAINLOOP only; in the present mode the engine itself reaps")
+
+def _refuse_nested(entry: Entry, function: str) -> None:
+    if entry.nested:
+        raise MisuseError(
+            f"{function} can't be called from inside another engine call, its callbacks included: note what is to be "
+            "done, and do it when that call has returned"
+        )
 
 
 def _check_now(now: float | None) -> float:
@@ -318,6 +342,8 @@ def _check_now(now: float | None) -> float:
         return time.time()
     if isinstance(now, bool) or not isinstance(now, (int, float)):
         raise TypeError(f"now must be seconds since the epoch or None, not {now!r}")
+    if not 0 <= now < 2**62:
+        raise ValueError(f"now must be seconds since the epoch, not {now!r}")
     return float(now)
 
 
@@ -334,7 +360,10 @@ def _check_how(how: AsyncHow) -> None:
 
 
 def _check_event_hooks(hooks: Any) -> EventHooks:
-    checked = EventHooks(arguments.check_typemask(hooks.event_occurs_mask), hooks.event_occurs, hooks.disaster)
+    try:
+        checked = EventHooks(arguments.check_typemask(hooks.event_occurs_mask), hooks.event_occurs, hooks.disaster)
+    except AttributeError as error:
+        raise TypeError(f"hooks must provide IEventHooks, or be None: {error}") from error
     if checked.event_occurs is None and checked.event_occurs_mask:
         raise ValueError(f"event_occurs can be None only if event_occurs_mask is 0, not {checked.event_occurs_mask:#x}")
     for what, hook in (("event_occurs", checked.event_occurs), ("disaster", checked.disaster)):
@@ -344,7 +373,10 @@ def _check_event_hooks(hooks: Any) -> EventHooks:
 
 
 def _check_childproc_hooks(hooks: Any) -> ChildprocMode:
-    mode = ChildprocMode(SigchldOwner(hooks.chldowner), hooks.fork_replacement, hooks.reaped_callback)
+    try:
+        mode = ChildprocMode(SigchldOwner(hooks.chldowner), hooks.fork_replacement, hooks.reaped_callback)
+    except AttributeError as error:
+        raise TypeError(f"hooks must provide IChildProcHooks, or be None: {error}") from error
     for what, hook in (("fork_replacement", mode.fork_replacement), ("reaped_callback", mode.reaped_callback)):
         if hook is not None and not callable(hook):
             raise TypeError(f"{what} must be callable or None, not {hook!r}")

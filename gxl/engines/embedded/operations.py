@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
 
 from gxl.engines.embedded.children import Children
-from gxl.engines.embedded.core import Core, log, raise_all
+from gxl.engines.embedded.core import Core, raise_all
 from gxl.engines.embedded.store import Store
 from gxl.errors import Aborted, DomainNotFound, Fail, NotFound, from_rc
 from gxl.events import OperationComplete
@@ -95,7 +96,7 @@ class Operations:
         try:
             self._hypercalls.unpausedomain(operation.domid)
         except OSError as error:
-            log.error("xc_domain_unpause failed: %s", error)
+            self._say(f"xc_domain_unpause failed: {error}")
             self._complete(operation, Fail.code)
         else:
             self._complete(operation, 0)
@@ -111,7 +112,7 @@ class Operations:
         domids = [stub_domain, operation.domid] if stub_domain else [operation.domid]
         found = {domid: self._look_up(domid) for domid in domids}
         if not all(found.values()):
-            self._children.prepare()
+            self._children.prepare(operation.how is None)
         results: list[int] = []
 
         def done(rc: int) -> None:
@@ -161,7 +162,7 @@ class Operations:
 
         def stop(rc: int, expired: bool = False) -> None:
             if rc:
-                log.error("domain %d did not acknowledge the request to %s", operation.domid, command.decode())
+                self._say(f"domain {operation.domid} did not acknowledge the request to {command.decode()}: {rc}")
             if not expired:
                 self._core.osevents.cancel_timeout(timeout)
             self._store.unwatch(watch)
@@ -188,7 +189,7 @@ class Operations:
         try:
             self._hypercalls.pausedomain(domid)
         except OSError as error:
-            log.error("xc_domain_pause failed: %s", error)
+            self._say(f"xc_domain_pause failed: {error}")
         self._clear_store(domid)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
@@ -200,7 +201,7 @@ class Operations:
             # can't change: so the child only waits for the result, to exit with it.
             self._children.fork(lambda: _read_status(read_end, write_end), reaped)
         except Fail as error:
-            log.error("%s", error)
+            self._say(str(error))
             done(Fail.code)
         else:
             os.write(write_end, bytes([self._destroy_now(domid)]))
@@ -212,7 +213,7 @@ class Operations:
         try:
             self._hypercalls.destroydomain(domid)
         except OSError as error:
-            log.error("xc_domain_destroy failed: %s", error)
+            self._say(f"xc_domain_destroy failed: {error}")
             return error.errno if error.errno and 0 < error.errno < _ERRNO_LIMIT else _DIFFICULT
         return 0
 
@@ -229,7 +230,10 @@ class Operations:
                 if path:
                     store.remove(path)
         except OSError as error:
-            log.error("not all of domain %d could be removed from xenstore: %s", domid, error)
+            self._say(f"not all of domain {domid} could be removed from xenstore: {error}")
+
+    def _say(self, message: str) -> None:
+        self._core.log(logging.ERROR, message)
 
 
 def _read_status(read_end: int, write_end: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from bisect import insort_left
 from collections.abc import Callable, Iterable
-from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gxl.engines.embedded import native
@@ -97,6 +97,11 @@ class OSEvents:
     def interested(self) -> bool:
         return bool(self._fds or self._timeouts)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a thread blocks in the engine."""
+        return bool(self._waiting)
+
     def register_fd(self, fd: int, events: int, callback: Callable[[int], None]) -> FdInterest:
         """Raises OSEventRegFail, and has changed nothing, if the application's hook fails."""
         interest = FdInterest(fd, events, callback)
@@ -127,13 +132,12 @@ class OSEvents:
             nexus.interest = None
             self._idle_fd_nexi.append(nexus)
             try:
-                self._hook("fd_deregister", interest.fd, nexus.registration)
-            except OSEventRegFail as error:
-                # The header gives this hook no way to fail, and the fd may be closed next.
-                self._core.disaster(0, str(error))
+                with self._core.guard():
+                    self.hooks.fd_deregister(interest.fd, nexus.registration)
+            except BaseException as error:
+                # The header gives this hook no way to fail.
+                self._core.keep(error)
         del self._fds[interest]
-        for poller in (self.app_poller, *self._waiting):
-            poller.fds_deregistered = True
 
     def register_timeout(self, deadline: float, callback: Callable[[int], None]) -> TimeoutInterest:
         """Raises OSEventRegFail, and has changed nothing, if the application's hook fails."""
@@ -193,8 +197,6 @@ class OSEvents:
 
     def afterpoll(self, poller: Poller, fds: Iterable[tuple[int, int, int]], now: float) -> None:
         results = {(fd, events): revents for fd, events, revents in fds}
-        if not poller.fds_deregistered:
-            self._check_open(results)
         while True:
             # From the start again after each callback, which may have changed anything.
             for interest in reversed(self._fds):
@@ -243,14 +245,11 @@ class OSEvents:
         if revents:
             interest.callback(revents)
 
-    def _check_open(self, results: dict[tuple[int, int], int]) -> None:
-        for interest in self._fds:
-            if results.get((interest.fd, interest.events), 0) & POLLNVAL:
-                raise MisuseError(f"fd {interest.fd} is the engine's, and somebody else closed it")
-
     def _nexus(self, for_libxl: object, kind: type[_AnyNexus]) -> _AnyNexus:
-        if not isinstance(for_libxl, kind) or for_libxl.events is not self:
-            raise MisuseError(f"{for_libxl!r} is no for_libxl that this engine gave to the hook that registered")
+        if not isinstance(for_libxl, kind):
+            raise TypeError(f"for_libxl must be what the register hook was given, not {for_libxl!r}")
+        if for_libxl.events is not self:
+            raise MisuseError(f"{for_libxl!r} belongs to another engine")
         return for_libxl
 
     def _hook(self, name: str, *args: object) -> Any:
@@ -274,7 +273,6 @@ class Poller:
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}
         self.prepared = False
         self.outdated = False
-        self.fds_deregistered = False
 
     def fileno(self) -> int:
         return self._read_end
@@ -282,7 +280,7 @@ class Poller:
     def prepare(self, fds: list[tuple[int, int]]) -> None:
         """`fds` are going to be polled."""
         self._entries = {(entry[0], bit): entry for entry in fds for bit in _BITS if entry[1] & bit}
-        self.prepared, self.outdated, self.fds_deregistered = True, False, False
+        self.prepared, self.outdated = True, False
 
     def honour(self, fd: int, events: int, results: dict[tuple[int, int], int]) -> bool:
         """Whether any of `events` was polled for on `fd`, is in `results`, and was not honoured before."""
@@ -306,5 +304,6 @@ class Poller:
             os.read(self._read_end, 1)
 
     def close(self) -> None:
+        self.outdated = False
         os.close(self._read_end)
         os.close(self._write_end)

@@ -9,6 +9,7 @@ pipe that is readable for as long as events have been read and not dealt with.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from collections import deque
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from select import POLLIN, POLLOUT
 
 from gxl.engines.embedded import native
-from gxl.engines.embedded.core import Core, StoreLost, log
+from gxl.engines.embedded.core import Core, StoreLost
 from gxl.engines.embedded.osevents import FdInterest
 from gxl.errors import Fail
 from gxl.interfaces import IStoreConnection
@@ -109,7 +110,7 @@ class Store:
             if self._core.dead is None:
                 self._request(self._client.unwatch(watch.path, watch.token))
         except OSError as error:
-            log.error("xenstored refused to forget the watch on %r: %s", watch.path, error)
+            self._core.log(logging.ERROR, f"xenstored refused to forget the watch on {watch.path!r}: {error}")
         finally:
             self._stop_if_unwatched()
 
@@ -177,13 +178,13 @@ class Store:
                 if isinstance(arrival, WatchEvent):
                     self._events.append(arrival)
         except ProtocolError as error:
-            log.error("xenstored broke the protocol: %s", error)
+            self._core.log(logging.ERROR, f"xenstored broke the protocol: {error}")
             self._lost(errno.EPROTO)
         return True
 
     def _lost(self, number: int) -> None:
         if self._core.dead is None:
-            self._core.disaster(0, "the connection to xenstored is lost", number, fatal=True)
+            self._core.disaster(0, "the connection to xenstored is lost", number)
         raise StoreLost
 
     def _show(self) -> None:
