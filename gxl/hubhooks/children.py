@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Forks an engine's children and learns how they end, beside whatever else in the process forks and reaps."""
+"""Forks an engine's children and learns how they end, beside whatever else in the process forks and reaps.
+
+Calls posix.fork and posix.close: monkey-patching replaces those of os, by a fork that re-initialises the loop in the
+child, and by a close that waits for the loop's next turn.
+"""
 
 from __future__ import annotations
 
 import os
+import posix
 import select
 import warnings
 from collections.abc import Callable
 from itertools import starmap
-
-# Not os.fork: monkey-patching replaces that by one that re-initialises the loop in the child.
-from posix import fork
 
 from zope.interface import implementer
 
@@ -73,7 +75,7 @@ class Children:
         if os.getpid() != self._pid:
             # libxl's middle process forks its own child, and waits for it itself. There is no loop here.
             with library_fork(), self._binding.no_switch():
-                return fork()
+                return posix.fork()
         self._binding.check_caller()
         if self._closed:
             raise MisuseError("this hub binding is closed: it can't watch another child")
@@ -85,7 +87,7 @@ class Children:
             with library_fork(), self._binding.no_switch(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 # Stored without a bytecode in between, where a signal handler could raise and lose the pid.
-                made.extend(starmap(fork, ((),)))
+                made.extend(starmap(posix.fork, ((),)))
         except BaseException as error:
             if not made:
                 raise
@@ -142,7 +144,7 @@ class Children:
             cancel()
         if child.pidfd is not None:
             self._fds.forget(child.pidfd)
-            os.close(child.pidfd.fd)
+            posix.close(child.pidfd.fd)
 
     def close(self) -> None:
         """Watch no child any more. A loop that reaps by itself goes on reaping them."""

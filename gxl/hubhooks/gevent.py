@@ -23,7 +23,7 @@ from typing import Any
 
 import gevent
 from gevent.exceptions import BlockingSwitchOutError
-from gevent.monkey import get_original
+from gevent.monkey import get_original, is_module_patched
 from greenlet import getcurrent, greenlet
 from zope.interface import implementer
 
@@ -45,6 +45,7 @@ _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 _READ = 1  # gevent's own name for "readable", on all loops
 _LONGEST_TIMER = 1e9
+_PATCHABLE = ("os", "_thread", "threading", "time", "select", "selectors", "socket", "ssl", "subprocess", "signal")
 
 
 class SwitchRefused(MisuseError, BlockingSwitchOutError):
@@ -368,6 +369,13 @@ class GeventHub:
     """The provider for gevent programs."""
 
     name = "gevent"
+
+    @property
+    def version(self) -> str:
+        # What is configured: a hub would be made by looking for it.
+        loop = gevent.config.loop.__module__
+        patched = ", ".join(filter(is_module_patched, _PATCHABLE)) or "nothing"
+        return f"gevent {gevent.__version__}, loop {loop}, patched: {patched}"
 
     def attach(self, sink: IEventSink) -> GeventBinding:
         return GeventBinding(gevent.get_hub(), sink)
