@@ -19,6 +19,7 @@ from datetime import datetime
 from importlib import metadata
 from types import FrameType
 from typing import Any, NoReturn
+from uuid import UUID
 
 import click
 
@@ -79,8 +80,12 @@ def watch(
     deadline = None if timeout is None else time.monotonic() + timeout
     shown = 0
     with _ended_by_signals(), _open() as ctx, ExitStack() as evgens:
+        present = ctx.list_domain()
+        names: dict[tuple[int, UUID | None], str | None] = {
+            (domain.domid, domain.uuid): domain.name for domain in present
+        }
         if domains:
-            alive = {domain.domid for domain in _find(ctx, domains)}
+            alive = {domain.domid for domain in _find(present, domains)}
             for domid in sorted(alive):
                 evgens.enter_context(ctx.evenable_domain_death(domid))
         else:
@@ -96,8 +101,11 @@ def watch(
                 sys.exit(TIMED_OUT)
             if isinstance(event, DomainDeath):
                 alive.discard(event.domid)
-            if not types or _kind(event) in types:
-                click.echo(event.to_json() if as_json else _line(event))
+            content = event.as_dict()
+            if not types or content["type"] in types:
+                # An event that follows at once on its evgen does not wait for xenstored to answer.
+                content["name"] = event.name or names.get((event.domid, event.domuuid))
+                click.echo(json.dumps(content) if as_json else _line(event, content))
                 shown += 1
                 if shown == count:
                     return
@@ -132,8 +140,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _find(ctx: Context, wanted: Sequence[str]) -> list[Domain]:
-    present = ctx.list_domain()
+def _find(present: Sequence[Domain], wanted: Sequence[str]) -> list[Domain]:
     found = []
     for text in wanted:
         matching = [
@@ -146,15 +153,10 @@ def _find(ctx: Context, wanted: Sequence[str]) -> list[Domain]:
     return found
 
 
-def _kind(event: Event) -> str:
-    return str(event.as_dict()["type"])
-
-
-def _line(event: Event) -> str:
-    content = event.as_dict()
+def _line(event: Event, content: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(event.time or 0).astimezone().isoformat(" ", "milliseconds")
-    details = " ".join(f"{field}={content[field]}" for field in event.own)
-    return _printable(f"{when}  {content['type']:<15}  {event.domid:>5}  {event.name or '-'}  {details}".rstrip())
+    parts = [when, f"{content['type']:<15}", f"{event.domid:>5}", content["name"] or "-"]
+    return _printable("  ".join([*parts, *(f"{field}={content[field]}" for field in event.own)]))
 
 
 def _printable(text: str) -> str:
