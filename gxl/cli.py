@@ -118,11 +118,7 @@ def _open() -> Iterator[Context]:
         with Context() as ctx:
             yield ctx
     except GxlError as error:
-        _fail(error)
-
-
-def _fail(error: GxlError) -> NoReturn:
-    raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
+        raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
 
 
 @contextmanager
