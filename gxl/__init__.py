@@ -30,6 +30,7 @@ from gxl.events import (
     mask,
 )
 from gxl.interfaces import AsyncHow, SigchldOwner
+from gxl.operations import Operation
 from gxl.simhost import SimHost
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "EVENTMASK_ALL",
     "mask",
     "AsyncHow",
+    "Operation",
     "SigchldOwner",
     "SimHost",
     "GxlError",

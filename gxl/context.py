@@ -13,9 +13,10 @@ from gxl import engines, hubhooks
 from gxl.arguments import check_domid, check_timeout, check_typemask, check_user, check_vdev
 from gxl.domains import Domain, with_names
 from gxl.errors import ContextClosed, MisuseError
-from gxl.events import EVENTMASK_ALL, Event
+from gxl.events import EVENTMASK_ALL, Event, OperationComplete
 from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
+from gxl.operations import Operation
 from gxl.pump import Pump
 from gxl.watch import Following
 
@@ -155,6 +156,79 @@ class Context:
         pump = self._enter_alive()
         return Following(pump, check_user(user))
 
+    def domain_pause(
+        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
+    ) -> Operation:
+        """Stop scheduling the domain's vcpus.
+
+        This and the operations below wait, cooperatively, for their end, and raise libxl's error if they fail. With
+        `wait=False` they return as soon as the operation has started; the Operation that they return can be waited
+        for. When `timeout` seconds are over, WaitTimeout is raised and libxl is asked to abort the operation; it is
+        also asked to when the waiting greenlet is killed. With `for_user`, an OperationComplete with that for_user is
+        queued at the end as well, unless the operation could not even be started.
+        """
+        return self._operate("domain_pause", domid, wait, timeout, for_user)
+
+    def domain_unpause(
+        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
+    ) -> Operation:
+        """Let the domain's vcpus run again."""
+        return self._operate("domain_unpause", domid, wait, timeout, for_user)
+
+    def domain_shutdown(
+        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
+    ) -> Operation:
+        """Ask the guest to shut down; it has a minute to acknowledge the request. Watch the domain to see it happen."""
+        return self._operate("domain_shutdown", domid, wait, timeout, for_user)
+
+    def domain_reboot(
+        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
+    ) -> Operation:
+        """Ask the guest to shut down with reason REBOOT; starting it again is the toolstack's business."""
+        return self._operate("domain_reboot", domid, wait, timeout, for_user)
+
+    def domain_destroy(
+        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
+    ) -> Operation:
+        """Destroy the domain and its devices. libxl forks a child for it.
+
+        Raises MisuseError where the hub can't watch children (under gevent: off the main thread).
+        """
+        return self._operate("domain_destroy", domid, wait, timeout, for_user, forks=True)
+
+    def _operate(
+        self,
+        function: str,
+        domid: int,
+        wait: bool,
+        timeout: float | None,
+        for_user: int | None,
+        forks: bool = False,
+    ) -> Operation:
+        pump = self._enter_alive()
+        check_domid(domid)
+        timeout = check_timeout(timeout)
+        if for_user is not None:
+            check_user(for_user, "for_user")
+        if forks and pump.binding.childproc is None:
+            raise MisuseError(
+                f"{function} forks, and this hub can't watch children here: open the Context in the main thread"
+            )
+
+        def ended(rc: int) -> None:
+            if for_user is not None:
+                pump.accept(pump.feeds.stamp(OperationComplete(domid, rc), None, for_user, None))
+
+        operation = Operation(pump, f"{function}({domid})", ended)
+        operation.start(lambda how: getattr(pump.engine, function)(domid, how))
+        if wait:
+            try:
+                operation.wait(timeout)
+            except BaseException:
+                operation.abort()
+                raise
+        return operation
+
     def list_domain(self) -> list[Domain]:
         """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""
         pump = self._enter_alive()
@@ -178,8 +252,8 @@ class Context:
         """Disable all evgens, free libxl's context and let go of the loop. Idempotent; may be called from a callback.
 
         Whoever waits gets ContextClosed. Events that were not taken are discarded. Operations that are still running
-        are waited for, cooperatively, for `timeout` seconds (None: as long as it takes); after that the libxl context
-        is abandoned, and a ResourceWarning says so.
+        are aborted, and waited for, cooperatively, for `timeout` seconds (None: as long as it takes); after that the
+        libxl context is abandoned, and a ResourceWarning says so.
         """
         timeout = check_timeout(timeout)
         if self._closed or self._pump.in_child:
@@ -191,6 +265,8 @@ class Context:
         pump.mailbox.fail(_closed_error, EVENTMASK_ALL, closing=True)
         pump.mailbox.discard()
         pump.callbacks.stop()
+        for operation in list(pump.operations):
+            operation.abort()
         if not pump.free() and not _freed_in_time(pump, timeout):
             warnings.warn(
                 f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",

@@ -198,7 +198,7 @@ class Feeds:
     def resolve(self, event: Event, sink: Sink) -> None:
         """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `sink`."""
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
-            sink(self._stamp(event, None, event.for_user, None))
+            sink(self.stamp(event, None, event.for_user, None))
             return
         feed = self._by_token.get(event.for_user)
         if isinstance(feed, _DomainFeed):
@@ -305,7 +305,7 @@ class Feeds:
         for evgen in list(feed.members):
             if evgen._feed is feed:
                 own = DiskEject(event.domid, evgen.vdev, event.disk)
-                evgen._sink(self._stamp(own, feed.uuid, evgen.user, feed.name))
+                evgen._sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
 
     def _report_shutdown(self, evgen: DomainDeathEvgen, feed: _DomainFeed, reason: ShutdownReason | int | None) -> None:
         if evgen._shutdown_reported or evgen._death_reported or evgen._feed is not feed:
@@ -313,14 +313,15 @@ class Feeds:
         evgen._shutdown_reported = True
         evgen._held_over = None
         event = DomainShutdown(evgen.domid, ShutdownReason.POWEROFF if reason is None else reason)
-        evgen._sink(self._stamp(event, feed.uuid, evgen.user, feed.name))
+        evgen._sink(self.stamp(event, feed.uuid, evgen.user, feed.name))
 
     def _report_death(self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None) -> None:
         if not evgen._death_reported:
             evgen._death_reported = True
-            evgen._sink(self._stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
+            evgen._sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
 
-    def _stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
+    def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
+        """A copy of `event` with the next seq, as this context delivers it."""
         return event.stamped(uuid, user, next(self._seqs), time.time(), name)
 
     def _open_domain(self, info: DomainInfo) -> _DomainFeed:

@@ -18,17 +18,21 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
 from gxl.callbacks import Callbacks
-from gxl.errors import Disaster, EngineUnavailable, MisuseError
+from gxl.errors import ContextClosed, Disaster, EngineUnavailable, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
 from gxl.interfaces import IEngine, IEventHooks, IEventSink, IHub, IHubBinding, IStoreConnection
 from gxl.mailbox import Mailbox
 from gxl.sidechannel import SideChannel
+
+if TYPE_CHECKING:
+    from gxl.operations import Operation
 
 _log = logging.getLogger("gxl")
 
@@ -56,7 +60,7 @@ class Pump:
     """One engine at one hub."""
 
     def __init__(self, engine: IEngine, hub: IHub) -> None:
-        self._incoming: deque[Event | Disaster] = deque()
+        self._incoming: deque[Event | Disaster | Callable[[], object]] = deque()
         self._scheduled = False
         self._inside = False
         self._progress: list[Callable[[], object]] = []
@@ -64,6 +68,7 @@ class Pump:
         self.freed = False
         self.abandoned = False
         self.in_child = False
+        self.operations: dict[Operation, None] = {}
         self.introduced: list[Callable[[], object]] = []
         self.binding: IHubBinding = hub.attach(self)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
@@ -77,7 +82,7 @@ class Pump:
             self.engine.osevent_register_hooks(self.binding.osevent)
             if self.binding.childproc is not None:
                 self.engine.childproc_setmode(self.binding.childproc)
-            self.engine.event_register_callbacks(_Collector(self._arrived))
+            self.engine.event_register_callbacks(_Collector(self.arrived))
             self.side = SideChannel(self._connect(), self.binding.osevent, self._store_lost, self._introduced)
             self.feeds = Feeds(self.engine, self.side, self.drain)
         except BaseException:
@@ -130,10 +135,13 @@ class Pump:
         while incoming:
             arrival = incoming.popleft()
             try:
-                if isinstance(arrival, Disaster):
+                if isinstance(arrival, Event):
+                    if self.dead is None:
+                        self.feeds.resolve(arrival, self.accept)
+                elif isinstance(arrival, Disaster):
                     self._disaster(arrival)
-                elif self.dead is None:
-                    self.feeds.resolve(arrival, self.accept)
+                else:
+                    arrival()
             except Exception as error:
                 self.binding.report(error)
 
@@ -162,11 +170,14 @@ class Pump:
 
     def _let_go(self) -> None:
         self.freed = True
+        for operation in list(self.operations):
+            operation.lose(self.dead or ContextClosed("the Context was closed before the operation ended"))
         self.feeds.sever()
         self.binding.close()
         _pumps.discard(self)
 
-    def _arrived(self, arrival: Event | Disaster) -> None:
+    def arrived(self, arrival: Event | Disaster | Callable[[], object]) -> None:
+        """Note something that was found inside the engine, to be dealt with outside it. Never switches or raises."""
         self._incoming.append(arrival)
         if not self._inside and not self._scheduled:
             self._scheduled = True

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Operation: one thing that libxl does over time, such as destroying a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from gxl.arguments import check_timeout
+from gxl.errors import Aborted, GxlError, LibxlError, NotFound, WaitTimeout, from_rc
+from gxl.interfaces import AsyncHow, IWaiter
+from gxl.pump import Pump
+
+
+class Operation:
+    """One asynchronous libxl operation under way: returned by a Context's operations with `wait=False`.
+
+    Several may wait for it. It can be given to gevent.wait and gevent.iwait, and awaited where the hub has awaitables.
+    """
+
+    def __init__(self, pump: Pump, what: str, on_end: Callable[[int], object]) -> None:
+        self._pump = pump
+        self._what = what
+        self._on_end = on_end
+        self._how = AsyncHow(callback=self._called_back)
+        self._waiters: list[IWaiter] = []
+        self._links: list[Callable[[Operation], object]] = []
+        self._rc: int | None = None
+        self._lost: GxlError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._rc is not None or self._lost is not None
+
+    @property
+    def rc(self) -> int | None:
+        """0 after success, a libxl error code after failure, None before the end and where the end is not known."""
+        return self._rc
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait, cooperatively, for the end; raise libxl's error if it failed.
+
+        `timeout`: seconds; None waits as long as it takes, 0 not at all. Raises WaitTimeout when they are over: the
+        operation goes on. ContextClosed or Disaster: the context has ended first, and the outcome is not known.
+        """
+        self._pump.binding.check_caller()
+        timeout = check_timeout(timeout)
+        if not self.done:
+            waiter = self._pump.binding.waiter()
+            self._waiters.append(waiter)
+            try:
+                if not waiter.wait(timeout) and not self.done:
+                    raise WaitTimeout(f"{self._what} has not ended within {timeout} s")
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        self._raise_failure()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        self._pump.binding.check_caller()
+        if not self.done:
+            waiter: Any = self._pump.binding.waiter()
+            self._waiters.append(waiter)
+            try:
+                yield from waiter.__await__()
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        self._raise_failure()
+
+    def abort(self) -> bool:
+        """Ask libxl to end it early. Whether it does, and with which code, shows at the end, often as Aborted.
+
+        False if there was nothing to ask: it has ended, or was asked before.
+        """
+        self._pump.binding.check_caller()
+        if self.done:
+            return False
+        try:
+            self._pump.engine.ao_abort(self._how)
+        except (NotFound, Aborted):
+            return False
+        return True
+
+    def ready(self) -> bool:
+        """gevent's word for `done`."""
+        return self.done
+
+    def rawlink(self, callback: Callable[[Operation], object]) -> None:
+        """Call `callback(self)` from the loop once it has ended; it must not block. What gevent.wait asks for."""
+        self._links.append(callback)
+        if self.done:
+            self._pump.binding.call_soon(self._tell)
+
+    def unlink(self, callback: Callable[[Operation], object]) -> None:
+        """Take back rawlink."""
+        if callback in self._links:
+            self._links.remove(callback)
+
+    def __repr__(self) -> str:
+        state = "under way" if not self.done else "outcome unknown" if self._rc is None else f"rc {self._rc}"
+        return f"<gxl.Operation {self._what}: {state}>"
+
+    def start(self, call: Callable[[AsyncHow], object]) -> None:
+        """Begin: `call` hands the AsyncHow to the engine. What it raises has kept the operation from starting."""
+        self._pump.operations[self] = None
+        try:
+            call(self._how)
+        except BaseException:
+            self._pump.operations.pop(self, None)
+            raise
+
+    def lose(self, error: GxlError) -> None:
+        """The context has ended before the operation."""
+        if not self.done:
+            self._lost = error
+            self._finish()
+
+    def _called_back(self, rc: int) -> None:
+        # Inside libxl: only note it.
+        self._pump.arrived(lambda: self._ended(rc))
+
+    def _ended(self, rc: int) -> None:
+        if not self.done:
+            self._rc = rc
+            self._finish()
+            self._on_end(rc)
+
+    def _finish(self) -> None:
+        self._pump.operations.pop(self, None)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.wake()
+        if self._links:
+            self._pump.binding.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        links, self._links = self._links, []
+        for link in links:
+            try:
+                link(self)
+            except Exception as error:
+                self._pump.binding.report(error)
+
+    def _raise_failure(self) -> None:
+        if self._lost is not None:
+            raise type(self._lost)(*self._lost.args)
+        if self._rc:
+            failure: LibxlError = from_rc(self._rc, self._what)
+            raise failure
