@@ -37,7 +37,7 @@ def test_destroying_waits_cooperatively_and_reaps_libxls_child(world: World) -> 
     assert operation.done
     assert operation.rc == 0
     assert domid not in domids(world)
-    assert len(ticks) > 1
+    assert ticks
     assert isinstance(ctx.event_wait(timeout=5), gxl.DomainDeath)
     assert not ctx._pump.operations
 
