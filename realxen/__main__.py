@@ -46,11 +46,9 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _command(options: argparse.Namespace, pytest_arguments: list[str]) -> list[str]:
     if options.shell is not None:
         return ["sh", "-c", options.shell]
-    if not any(Path(argument.split("::")[0]).exists() for argument in pytest_arguments):
-        pytest_arguments = [str(CHECKOUT / "tests" / "realxen"), *pytest_arguments]
     # A test that hangs shows where, while the machine's own time limit could only say that it did.
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=90",
-            *pytest_arguments]
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "testpaths=tests/realxen",
+            "-o", "faulthandler_timeout=90", *pytest_arguments]
 
 
 def _environment() -> dict[str, str]:
@@ -71,7 +69,7 @@ def _boot(options: argparse.Namespace, command: list[str], files: machine.Files)
     (files.guests / "linux-kernel").symlink_to(found.kernel)
     (files.guests / "linux-initramfs").write_bytes(images.linux_guest_initramfs(found))
     shutil.copy(images.HERE / "dom0-init", files.share)
-    files.write_command(found, command, Path.cwd(), _environment())
+    files.write_command(found, command, CHECKOUT, _environment())
     qemu = machine.qemu_command(found, files, machine.Limits(options.timeout, options.memory, options.accel))
     try:
         status = machine.run(qemu, files, options.timeout, sys.stdout.buffer, progress)

@@ -22,14 +22,14 @@ def guest(guests: Guests, tmp_path: Path) -> Guest:
 
 def test_each_eject_by_the_guest_reaches_every_evgen_of_the_disk(ctx: Context, guest: Guest) -> None:
     first = ctx.evenable_disk_eject(guest.domid, "xvdd", user=1)
-    ctx.evenable_disk_eject(guest.domid, "d3", user=2)  # the same disk by another of its names
+    ctx.evenable_disk_eject(guest.domid, "d3p0", user=2)  # the same disk by another of its names
     ctx.evenable_disk_eject(guest.domid, "xvde", user=3)
     for _ in range(2):
         guest.order(f"eject {XVDD}")
-        events = [ctx.event_wait(timeout=30) for _ in range(2)]
+        events = [ctx.event_wait() for _ in range(2)]
         assert sorted((event.for_user, event.vdev) for event in events if isinstance(event, DiskEject)) == [
             (1, "xvdd"),
-            (2, "d3"),
+            (2, "d3p0"),
         ]
         for event in events:
             assert isinstance(event, DiskEject)
@@ -39,6 +39,6 @@ def test_each_eject_by_the_guest_reaches_every_evgen_of_the_disk(ctx: Context, g
 
     first.disable()
     guest.order(f"eject {XVDD}")
-    assert ctx.event_wait(timeout=30).for_user == 2
+    assert ctx.event_wait().for_user == 2
     with pytest.raises(WaitTimeout):
         ctx.event_wait(timeout=0.5)

@@ -40,25 +40,24 @@ def test_a_guest_that_xen_kills_reports_a_crash(ctx: Context, guests: Guests) ->
     guest = guests.tiny()
     with ctx.evenable_domain_death(guest.domid):
         guest.order("fault")
-        shutdown = ctx.event_wait(mask(EventType.DOMAIN_SHUTDOWN), timeout=30)
+        shutdown = ctx.event_wait(mask(EventType.DOMAIN_SHUTDOWN))
         assert isinstance(shutdown, DomainShutdown)
         assert shutdown.shutdown_reason is ShutdownReason.CRASH
         guest.destroy()
-        assert isinstance(ctx.event_wait(timeout=30), DomainDeath)
+        assert isinstance(ctx.event_wait(), DomainDeath)
 
 
 def test_each_reason_arrives_as_the_guest_gave_it(ctx: Context, guests: Guests) -> None:
-    reasons = [*ShutdownReason, 42]
-    told = {}
-    for reason in reasons:
-        guest = guests.tiny(paused=True)
-        ctx.evenable_domain_death(guest.domid, user=int(reason))
+    given = [ShutdownReason.REBOOT, ShutdownReason.SUSPEND, ShutdownReason.WATCHDOG, ShutdownReason.SOFT_RESET, 42]
+    told = []
+    for reason in given:
+        guest = guests.tiny()
+        ctx.evenable_domain_death(guest.domid)
         guest.order(f"shutdown {int(reason)}")
-        run("xl", "unpause", str(guest.domid))
-        event = ctx.event_wait(timeout=30, domid=guest.domid)
+        event = ctx.event_wait(domid=guest.domid)
         assert isinstance(event, DomainShutdown)
-        told[event.for_user] = event.shutdown_reason
-    assert told == {int(reason): reason for reason in reasons}
+        told.append(event.shutdown_reason)
+    assert told == given
 
 
 def test_a_guest_that_is_destroyed_while_it_runs_only_dies(ctx: Context, guests: Guests) -> None:
@@ -67,7 +66,7 @@ def test_a_guest_that_is_destroyed_while_it_runs_only_dies(ctx: Context, guests:
         with pytest.raises(WaitTimeout):
             ctx.event_wait(timeout=1)
         gevent.spawn(guest.destroy)
-        death = ctx.event_wait(timeout=30)
+        death = ctx.event_wait()
         assert isinstance(death, DomainDeath)
         assert (death.name, death.domuuid) == (guest.name, guest.uuid)
         with pytest.raises(WaitTimeout):
@@ -78,7 +77,7 @@ def test_a_guest_that_was_never_unpaused_dies(ctx: Context, guests: Guests) -> N
     guest = guests.tiny(paused=True)
     with ctx.evenable_domain_death(guest.domid):
         gevent.spawn(guest.destroy)
-        assert isinstance(ctx.event_wait(timeout=30), DomainDeath)
+        assert isinstance(ctx.event_wait(), DomainDeath)
 
 
 def test_what_holds_already_is_reported_at_once(ctx: Context, guests: Guests) -> None:
@@ -87,14 +86,14 @@ def test_what_holds_already_is_reported_at_once(ctx: Context, guests: Guests) ->
     ctx.evenable_domain_death(other.domid)
     with ctx.evenable_domain_death(ended.domid):
         ended.order("shutdown 1")
-        assert isinstance(ctx.event_wait(timeout=30), DomainShutdown)
+        assert isinstance(ctx.event_wait(), DomainShutdown)
     gone.destroy()
 
     ctx.evenable_domain_death(ended.domid, user=1)
-    event = ctx.event_wait(timeout=10)
+    event = ctx.event_wait()
     assert isinstance(event, DomainShutdown)
     assert (event.shutdown_reason, event.for_user) == (ShutdownReason.REBOOT, 1)
     ctx.evenable_domain_death(gone.domid, user=2)
-    event = ctx.event_wait(timeout=10)
+    event = ctx.event_wait()
     assert isinstance(event, DomainDeath)
     assert event.for_user == 2
