@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The conformance suite for engines.
+
+A case is a function that takes a Rig; what it is called is what an engine must do. To run all of them in pytest,
+subclass EngineTests in a test module:
+
+    class TestMyEngine(EngineTests):
+        def make_engine(self, host: SimHost) -> IEngine:
+            return MyEngine(host)
+
+Where libxl does not do what its header says, the cases go by gxl.testing.differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gxl.interfaces import IEngine
+from gxl.simhost import SimHost
+from gxl.testing.differences import Side
+
+pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in ("callbacks", "deaths", "ejects", "queue", "rig")))
+
+from gxl.testing.engines import callbacks, deaths, ejects, queue  # noqa: E402
+from gxl.testing.engines.rig import Drive, Rig  # noqa: E402
+
+Case = Callable[[Rig], None]
+
+
+def _cases_of(module: ModuleType) -> list[Case]:
+    return [
+        entry
+        for name, entry in vars(module).items()
+        if callable(entry)
+        and not name.startswith("_")
+        and entry.__module__ == module.__name__
+        and getattr(entry, "__annotations__", None) == {"rig": "Rig", "return": "None"}
+    ]
+
+
+EVENT_CASES = [*_cases_of(queue), *_cases_of(callbacks), *_cases_of(deaths), *_cases_of(ejects)]
+"""What must hold whichever way the engine is driven."""
+
+
+def _name(case: Case) -> str:
+    return f"{case.__module__.rpartition('.')[2]}.{case.__name__}"
+
+
+class EngineTests:
+    """Subclass it in a test module, and say how to make the engine; pytest then runs every case against it."""
+
+    side: Side = "header"
+    """Which column of the table of differences the engine follows."""
+
+    def make_engine(self, host: Any) -> IEngine:
+        """A new engine on `host`."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def host(self) -> Iterator[Any]:
+        """The simulated host: a SimHost, or something with its methods."""
+        with SimHost() as host:
+            yield host
+
+    def rig(self, host: Any, drive: Drive) -> Rig:
+        """A rig with a new engine on `host`."""
+        return Rig(host, lambda: self.make_engine(host), self.side, drive)
+
+    @pytest.mark.parametrize("drive", ["poll", "hooks"])
+    @pytest.mark.parametrize("case", EVENT_CASES, ids=_name)
+    def test_events(self, host: Any, case: Case, drive: Drive) -> None:
+        """A case about events, with either kind of loop."""
+        rig = self.rig(host, drive)
+        with rig.cleanup:
+            case(rig)
