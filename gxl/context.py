@@ -6,19 +6,23 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 from gxl import engines, hubhooks
 from gxl.arguments import check_domid, check_timeout, check_typemask, check_user, check_vdev
-from gxl.domains import Domain, with_names
+from gxl.domains import Domain, find, with_names
 from gxl.errors import ContextClosed, MisuseError
-from gxl.events import EVENTMASK_ALL, Event, OperationComplete
+from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, OperationComplete, mask
+from gxl.expect import Expectation
 from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
+from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
 from gxl.operations import Operation
 from gxl.pump import Pump
-from gxl.watch import Following
+from gxl.watch import Watcher
 
 
 class Context:
@@ -154,7 +158,7 @@ class Context:
         Domain 0 is left out. Returns a context manager whose end (or disable()) ends it.
         """
         pump = self._enter_alive()
-        return Following(pump, check_user(user))
+        return Following(pump, check_user(user), pump.accept)
 
     def domain_pause(
         self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
@@ -228,6 +232,70 @@ class Context:
                 operation.abort()
                 raise
         return operation
+
+    def watch(
+        self,
+        *domains: int | str | UUID,
+        types: Iterable[type[Event] | EventType] | None = None,
+        timeout: float | None = None,
+        maxlen: int = 1000,
+        overflow: str = "drop_newest",
+    ) -> Watcher:
+        """Iterate over the shutdowns and deaths of `domains`, or of all domains, those that appear later too.
+
+        `domains`: domids, names or UUIDs, of domains that exist (LookupError otherwise; looking up a name waits,
+        cooperatively). `types`: only events of these. `timeout`: the iteration ends after so many seconds. Without it,
+        an iteration over given domains ends when the last of them has died, and one over all domains never does.
+
+        Nobody else sees these events, and nobody else's are taken. At most `maxlen` of them wait to be looped over;
+        beyond that `overflow` says which are dropped, "drop_newest" or "drop_oldest", and an EventsLost stands in
+        their place. Close it, or use it as a context manager, unless it was iterated to its end.
+        """
+        pump = self._enter_alive()
+        wanted = None if types is None else mask(*types)
+        timeout = check_timeout(timeout)
+        domids = [self.domid_of(domain) for domain in domains] if domains else None
+        return Watcher(pump, domids, wanted, timeout, maxlen, overflow)
+
+    def expect(
+        self,
+        types: type[Event] | EventType | Iterable[type[Event] | EventType],
+        domain: int | str | UUID,
+        *,
+        vdev: str | None = None,
+        predicate: Predicate | None = None,
+    ) -> Expectation:
+        """Arm first, act then, wait last: so the event can't slip through in between.
+
+        `with ctx.expect(DomainDeath, domid) as death: ctx.domain_destroy(domid); event = death.wait(30)`
+
+        `types`: DomainShutdown, DomainDeath or DiskEject, or several; an eject needs the disk's name, `vdev`.
+        `predicate`: only an event for which it is true. The event is not taken from anybody else.
+        """
+        pump = self._enter_alive()
+        several = types if isinstance(types, Iterable) else (types,)
+        return Expectation(pump, self.domid_of(domain), mask(*several), vdev, predicate)
+
+    def wait_shutdown(self, domain: int | str | UUID, timeout: float | None = None) -> DomainShutdown | DomainDeath:
+        """Wait until the domain has shut down, or has died without: at once if it is so already.
+
+        Raises WaitTimeout after `timeout` seconds.
+        """
+        with self.expect((DomainShutdown, DomainDeath), domain) as end:
+            event = end.wait(timeout)
+        assert isinstance(event, (DomainShutdown, DomainDeath))
+        return event
+
+    def domid_of(self, domain: int | str | UUID) -> int:
+        """The domid of a domain that is given by its domid, name or UUID (as text, too).
+
+        A domid is taken as it is. Looking up anything else waits, cooperatively. LookupError if there is no such
+        domain, or if several have that name.
+        """
+        if isinstance(domain, (str, UUID)):
+            self._enter_alive()
+            return find(self.list_domain(), domain).domid
+        return check_domid(domain)
 
     def list_domain(self) -> list[Domain]:
         """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""

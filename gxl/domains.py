@@ -48,6 +48,24 @@ def with_names(infos: list[DomainInfo], side: SideChannel, make_waiter: Callable
     return [_domain(info, names[info.domid]) for info in infos]
 
 
+def find(domains: list[Domain], wanted: str | UUID) -> Domain:
+    """The one whose name or UUID is `wanted`. LookupError: none, or several of that name."""
+    if isinstance(wanted, str):
+        try:
+            uuid = UUID(wanted)
+        except ValueError:
+            uuid = None
+        found = [domain for domain in domains if domain.name == wanted or domain.uuid == uuid]
+    else:
+        found = [domain for domain in domains if domain.uuid == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LookupError(f"several domains are called {wanted!r}: {', '.join(str(domain.domid) for domain in found)}")
+    names = ", ".join(repr(domain.name) for domain in domains if domain.name is not None)
+    raise LookupError(f"no domain has the name or UUID {str(wanted)!r}; there are {names or 'none with a name'}")
+
+
 def _domain(info: DomainInfo, name: str | None) -> Domain:
     # A domain can be shut down and dying at once; the last is what it will stay.
     state = next((word for word in ("dying", "shutdown", "paused", "running") if getattr(info, word)), "blocked")

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable
 
 from gxl.arguments import check_timeout
 from gxl.errors import Aborted, GxlError, LibxlError, NotFound, WaitTimeout, from_rc
-from gxl.interfaces import AsyncHow, IWaiter
+from gxl.interfaces import AsyncHow
 from gxl.pump import Pump
+from gxl.waiting import Waiters
 
 
 class Operation:
     """One asynchronous libxl operation under way: returned by a Context's operations with `wait=False`.
 
-    Several may wait for it. It can be given to gevent.wait and gevent.iwait, and awaited where the hub has awaitables.
+    Several may wait for it. It can be given to gevent.wait and gevent.iwait.
     """
 
     def __init__(self, pump: Pump, what: str, on_end: Callable[[int], object]) -> None:
@@ -23,7 +23,7 @@ class Operation:
         self._what = what
         self._on_end = on_end
         self._how = AsyncHow(callback=self._called_back)
-        self._waiters: list[IWaiter] = []
+        self._waiters = Waiters(pump.binding)
         self._links: list[Callable[[Operation], object]] = []
         self._rc: int | None = None
         self._lost: GxlError | None = None
@@ -46,27 +46,8 @@ class Operation:
         """
         self._pump.binding.check_caller()
         timeout = check_timeout(timeout)
-        if not self.done:
-            waiter = self._pump.binding.waiter()
-            self._waiters.append(waiter)
-            try:
-                if not waiter.wait(timeout) and not self.done:
-                    raise WaitTimeout(f"{self._what} has not ended within {timeout} s")
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-        self._raise_failure()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        self._pump.binding.check_caller()
-        if not self.done:
-            waiter: Any = self._pump.binding.waiter()
-            self._waiters.append(waiter)
-            try:
-                yield from waiter.__await__()
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+        if not self.done and not self._waiters.wait(timeout) and not self.done:
+            raise WaitTimeout(f"{self._what} has not ended within {timeout} s")
         self._raise_failure()
 
     def abort(self) -> bool:
@@ -111,7 +92,7 @@ class Operation:
             self._pump.operations.pop(self, None)
             raise
 
-    def lose(self, error: GxlError) -> None:
+    def end(self, error: GxlError) -> None:
         """The context has ended before the operation."""
         if not self.done:
             self._lost = error
@@ -129,9 +110,7 @@ class Operation:
 
     def _finish(self) -> None:
         self._pump.operations.pop(self, None)
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.wake()
+        self._waiters.wake()
         if self._links:
             self._pump.binding.call_soon(self._tell)
 

@@ -18,12 +18,12 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from zope.interface import implementer
 
 from gxl.callbacks import Callbacks
-from gxl.errors import ContextClosed, Disaster, EngineUnavailable, MisuseError
+from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from gxl.operations import Operation
 
 _log = logging.getLogger("gxl")
+
+
+class Ender(Protocol):
+    """Something that has to know that the context has ended."""
+
+    def end(self, error: GxlError) -> None:
+        """Nothing more will come."""
+
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
 # A ctx that was not freed goes on using the hooks it was given; they must never be collected.
@@ -69,6 +77,8 @@ class Pump:
         self.abandoned = False
         self.in_child = False
         self.operations: dict[Operation, None] = {}
+        # Whoever waits apart from the mailbox, to be told when the context ends.
+        self.enders: dict[Ender, None] = {}
         self.introduced: list[Callable[[], object]] = []
         self.binding: IHubBinding = hub.attach(self)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
@@ -170,8 +180,9 @@ class Pump:
 
     def _let_go(self) -> None:
         self.freed = True
-        for operation in list(self.operations):
-            operation.lose(self.dead or ContextClosed("the Context was closed before the operation ended"))
+        for ender in (*self.operations, *self.enders):
+            ender.end(self.dead.again() if self.dead is not None else ContextClosed("the Context was closed"))
+        self.enders.clear()
         self.feeds.sever()
         self.binding.close()
         _pumps.discard(self)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Expecting one event: armed before the action that causes it."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from gxl.arguments import check_timeout
+from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
+from gxl.events import Event, EventType
+from gxl.interfaces import Predicate
+from gxl.pump import Pump
+from gxl.waiting import Waiters
+
+_LIFE = 1 << EventType.DOMAIN_SHUTDOWN | 1 << EventType.DOMAIN_DEATH
+_EJECT = 1 << EventType.DISK_EJECT
+
+
+class Expectation:
+    """One event that is expected: made by Context.expect, armed by its `with` block."""
+
+    def __init__(self, pump: Pump, domid: int, typemask: int, vdev: str | None, predicate: Predicate | None) -> None:
+        if not typemask or typemask & ~(_LIFE | _EJECT):
+            raise ValueError("what can be expected is DomainShutdown, DomainDeath and DiskEject")
+        if bool(typemask & _EJECT) != (vdev is not None):
+            raise ValueError(f"a DiskEject is expected of one disk, whose name is vdev: not {vdev!r}")
+        self._pump = pump
+        self._domid = domid
+        self._typemask = typemask
+        self._vdev = vdev
+        self._predicate = predicate
+        self._waiters = Waiters(pump.binding)
+        self._armed = contextlib.ExitStack()
+        self._was_armed = False
+        self._ended: GxlError | BaseException | None = None
+        self.event: Event | None = None
+        """The event, once it has come."""
+
+    def wait(self, timeout: float | None = None) -> Event:
+        """The event; waits for it, cooperatively.
+
+        Raises WaitTimeout after `timeout` seconds, what the predicate raised, and ContextClosed or Disaster if the
+        context ended first. Outside the `with` block, and without an event, MisuseError.
+        """
+        self._pump.binding.check_caller()
+        timeout = check_timeout(timeout)
+        if not self._settled() and not self._waiters.wait(timeout) and not self._settled():
+            raise WaitTimeout(f"what was expected of domain {self._domid} did not happen within {timeout} s")
+        return self._result()
+
+    def __enter__(self) -> Self:
+        self._pump.binding.check_caller()
+        if self._was_armed:
+            raise MisuseError("an expectation is used once: ask the Context for another")
+        self._was_armed = True
+        feeds = self._pump.feeds
+        self._pump.enders[self] = None
+        with contextlib.ExitStack() as arming:
+            arming.callback(self._pump.enders.pop, self, None)
+            if self._typemask & _LIFE:
+                arming.enter_context(feeds.watch_domain(self._domid, 0, self._take, present=True))
+            if self._vdev is not None:
+                arming.enter_context(feeds.watch_disk(self._domid, self._vdev, 0, self._take))
+            self._armed = arming.pop_all()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._armed.close()
+        self.end(MisuseError("the expectation's `with` block is over, and the event had not come"))
+
+    def end(self, error: GxlError) -> None:
+        """No event will come any more."""
+        if not self._settled():
+            self._ended = error
+            self._waiters.wake()
+
+    def _take(self, event: Event) -> None:
+        if self._settled() or not self._typemask >> event.type & 1:
+            return
+        try:
+            if self._predicate is not None:
+                with self._pump.binding.no_switch():
+                    if not self._predicate(event):
+                        return
+            self.event = event
+        except Exception as error:
+            self._ended = error
+        self._waiters.wake()
+
+    def _settled(self) -> bool:
+        return self.event is not None or self._ended is not None
+
+    def _result(self) -> Event:
+        if self.event is not None:
+            return self.event
+        if self._ended is None:
+            raise ContextClosed("the Context was closed")
+        raise self._ended

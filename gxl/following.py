@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Following domains that nobody has named yet."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from gxl.feeds import DomainDeathEvgen, Sink
+from gxl.pump import Pump
+
+
+class Following:
+    """An evgen for every domain: made by Context.follow_domains, ended by disable() or the end of its with block."""
+
+    def __init__(self, pump: Pump, user: int, sink: Sink) -> None:
+        self._pump = pump
+        self._user = user
+        self._sink = sink
+        self._evgens: dict[tuple[int, UUID], DomainDeathEvgen] = {}
+        self._look()
+        pump.introduced.append(self._look)
+
+    def disable(self) -> None:
+        """Stop following. Events that occurred before may still be returned. Idempotent."""
+        if self._look in self._pump.introduced:
+            self._pump.introduced.remove(self._look)
+        for evgen in list(self._evgens.values()):
+            evgen.disable()
+        self._evgens.clear()
+
+    def _look(self) -> None:
+        present = {(info.domid, info.uuid) for info in self._pump.engine.list_domain() if info.domid != 0}
+        for life in [life for life, evgen in self._evgens.items() if evgen.finished and life not in present]:
+            del self._evgens[life]
+        for life in sorted(present - self._evgens.keys()):
+            self._evgens[life] = self._pump.feeds.watch_domain(life[0], self._user, self._sink, present=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disable()

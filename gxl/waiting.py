@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Those who wait for one thing to change: parked by the hub, woken together."""
+
+from __future__ import annotations
+
+from gxl.interfaces import IHubBinding, IWaiter
+
+
+class Waiters:
+    """The waiters of one object."""
+
+    __slots__ = ("_binding", "_waiters")
+
+    def __init__(self, binding: IHubBinding) -> None:
+        self._binding = binding
+        self._waiters: list[IWaiter] = []
+
+    def wait(self, timeout: float | None) -> bool:
+        """Park the caller until wake(). False after `timeout` seconds."""
+        waiter = self._binding.waiter()
+        self._waiters.append(waiter)
+        try:
+            return waiter.wait(timeout)
+        finally:
+            self._waiters.remove(waiter)
+
+    def wake(self) -> None:
+        """Wake all of them. Never switches."""
+        for waiter in self._waiters:
+            waiter.wake()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Watchers: iterating over domains' events, with a bounded queue of one's own; against each engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+from worlds import World, outcome, settle, until
+
+import gxl
+from gxl import DomainDeath, DomainShutdown, EventsLost
+
+
+def test_an_iteration_over_given_domains_ends_when_the_last_has_died(world: World) -> None:
+    ctx = world.open()
+    one, two = world.host.create_domain("one"), world.host.create_domain("two")
+    watcher = ctx.watch("one", two)
+    events = gevent.spawn(list, watcher)
+    world.host.shutdown_domain(one, 3)
+    world.host.destroy_domain(one)
+    world.host.destroy_domain(two)
+    kinds = [(type(event), event.domid) for event in outcome(events)]
+    assert kinds in (
+        [(DomainShutdown, one), (DomainDeath, one), (DomainDeath, two)],
+        [(DomainDeath, one), (DomainDeath, two)],
+    )
+    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.enders
+
+
+def test_without_a_domain_all_are_followed_those_that_appear_later_too(world: World) -> None:
+    ctx = world.open()
+    with ctx.watch(types=[DomainDeath]) as watcher:
+        domid = world.host.create_domain("later")
+        until(lambda: ctx._pump.feeds._domains)
+        ctx.list_domain()
+        world.host.shutdown_domain(domid, 0)
+        world.host.destroy_domain(domid)
+        assert next(watcher).name == "later"
+    assert list(watcher) == []
+    assert not ctx._pump.feeds._by_token
+
+
+def test_watchers_take_nothing_from_each_other_or_from_the_queue(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid, user=5)
+    watchers = [ctx.watch(domid) for _ in range(1000)]
+    assert len(ctx._pump.feeds._by_token) == 1
+    world.host.destroy_domain(domid)
+    assert all([type(event) for event in watcher] == [DomainDeath] for watcher in watchers)
+    assert ctx.event_wait(timeout=5).for_user == 5
+
+
+def test_the_iteration_ends_after_the_timeout(world: World) -> None:
+    ctx = world.open()
+    assert list(ctx.watch(world.host.create_domain(), timeout=0.02)) == []
+    assert not ctx._pump.feeds._by_token
+
+
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_what_a_full_queue_drops_is_said_where_it_was_dropped(world: World, overflow: str) -> None:
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(5)]
+    watcher = ctx.watch(*domids, maxlen=2, overflow=overflow)
+    for domid in domids:
+        world.host.destroy_domain(domid)
+    world.barrier(ctx)
+    events = list(watcher)
+    gap = next(event for event in events if isinstance(event, EventsLost))
+    assert (gap.count, watcher.lost) == (3, 3)
+    found = [event.domid for event in events if isinstance(event, DomainDeath)]
+    assert found == (domids[:2] if overflow == "drop_newest" else domids[3:])
+    assert events.index(gap) == (2 if overflow == "drop_newest" else 0)
+
+
+def test_a_consumer_that_made_room_loses_nothing_more(world: World) -> None:
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(4)]
+    with ctx.watch(*domids, maxlen=1) as watcher:
+        for domid in domids[:2]:
+            world.host.destroy_domain(domid)
+        world.barrier(ctx)
+        assert next(watcher).domid == domids[0]
+        world.host.destroy_domain(domids[2])
+        world.barrier(ctx)
+        gap = next(watcher)
+        assert isinstance(gap, EventsLost)
+        assert gap.count == 1
+        assert next(watcher).domid == domids[2]
+        world.host.destroy_domain(domids[3])
+        assert [event.domid for event in watcher] == [domids[3]]
+
+
+def test_several_greenlets_share_a_watcher_each_event_goes_to_one(world: World) -> None:
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(4)]
+    watcher = ctx.watch(*domids)
+    readers = [gevent.spawn(list, watcher) for _ in range(3)]
+    settle()
+    for domid in domids:
+        world.host.destroy_domain(domid)
+    assert sorted(event.domid for reader in readers for event in outcome(reader)) == domids
+
+
+def test_whoever_iterates_learns_that_the_context_has_ended(world: World) -> None:
+    ctx = world.open()
+    watcher = ctx.watch(world.host.create_domain())
+    reader = gevent.spawn(next, watcher)
+    settle()
+    ctx.close()
+    assert isinstance(outcome(reader), gxl.ContextClosed)
+
+
+def test_a_killed_reader_takes_nothing_with_it(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    watcher = ctx.watch(domid)
+    reader = gevent.spawn(next, watcher)
+    settle()
+    reader.kill()
+    world.host.destroy_domain(domid)
+    assert [type(event) for event in watcher] == [DomainDeath]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how", "error"),
+    [
+        (["nobody"], {}, LookupError),
+        ([], {"maxlen": 0}, ValueError),
+        ([], {"maxlen": "5"}, TypeError),
+        ([], {"overflow": "silently"}, ValueError),
+        ([], {"types": ["death"]}, TypeError),
+        ([], {"timeout": -1}, ValueError),
+        ([-1], {}, ValueError),
+    ],
+)
+def test_bad_input_watches_nothing(world: World, arguments: Any, how: Any, error: type[Exception]) -> None:
+    ctx = world.open()
+    with pytest.raises(error):
+        ctx.watch(*arguments, **how)
+    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.enders
