@@ -121,8 +121,10 @@ class OSEvents:
 
     def timeout_modify(self, update: CData) -> None:
         token = self._token(update[0])
-        if token.registered:
-            self._run("timeout_modify", token, token.registration, 0.0)
+        if token.registered and not self._run("timeout_modify", token, token.registration, 0.0):
+            # Nothing is lost: libxl has no more interest, and the timeout occurs when it would have.
+            call = self._ctx.current()
+            call.raised.append(call.failed.pop()[1])
 
     def _new(self, kind: type[Token], out: CData, nexus: CData, what: str) -> Token:
         key = next(self._keys)
