@@ -10,8 +10,17 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay",
-           "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc")
+MODULES = (
+    "virtio_pci",
+    "9p",
+    "9pnet_virtio",
+    "overlay",
+    "xenfs",
+    "xen-privcmd",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+)
 """Debian's kernel has these as modules: the root over 9p, the overlay above it, and what Xen's tools open in dom0."""
 
 DOM0_TOOLS = ("bin/xenstored", "bin/xen-init-dom0", "bin/xenconsoled", "bin/xl")
@@ -87,8 +96,10 @@ def _newest_xen(missing: list[str]) -> tuple[Path, Path] | None:
         tools = Path(f"/usr/lib/xen-{release}")
         if all((tools / tool).exists() for tool in DOM0_TOOLS):
             return image, tools
-    missing.append("/boot/xen-X.Y-amd64.gz and /usr/lib/xen-X.Y of the same release"
-                   " (on Debian 12: packages xen-hypervisor-4.17-amd64 and xen-utils-4.17)")
+    missing.append(
+        "/boot/xen-X.Y-amd64.gz and /usr/lib/xen-X.Y of the same release"
+        " (on Debian 12: packages xen-hypervisor-4.17-amd64 and xen-utils-4.17)"
+    )
     return None
 
 
@@ -105,10 +116,14 @@ def _module_files(modprobe: Path, version: str) -> tuple[Path, ...]:
     """The module files that `MODULES` need, in the order in which they must be loaded; built-in ones have no file."""
     files: dict[Path, None] = {}
     for module in MODULES:
-        result = subprocess.run([modprobe, "-S", version, "-n", "--show-depends", module],
-                                capture_output=True, text=True, timeout=30)
+        result = subprocess.run(
+            [modprobe, "-S", version, "-n", "--show-depends", module], capture_output=True, text=True, timeout=30
+        )
         if result.returncode != 0:
             raise Missing(f"kernel {version} has no module {module}: {result.stderr.strip()}")
-        files.update((Path(word[1]), None) for line in result.stdout.splitlines()
-                     if len(word := line.split()) > 1 and word[0] == "insmod")
+        files.update(
+            (Path(word[1]), None)
+            for line in result.stdout.splitlines()
+            if len(word := line.split()) > 1 and word[0] == "insmod"
+        )
     return tuple(files)
