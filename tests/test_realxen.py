@@ -67,8 +67,10 @@ def test_a_machine_that_stops_without_a_verdict_says_why(files: Files) -> None:
     assert "QEMU said: no such disk" in str(told.value)
 
 
-@pytest.mark.parametrize("arguments", [["--timeout", "0"], ["--timeout", "nan"], ["--memory", "64"], ["--accel", "hvf"],
-                                       ["--shell", "true", "-x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--timeout", "0"], ["--timeout", "nan"], ["--memory", "64"], ["--accel", "hvf"], ["--shell", "true", "-x"]],
+)
 def test_arguments_without_sense_are_refused_before_anything_starts(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
