@@ -97,23 +97,28 @@ def test_the_engines_own_fork_serves_every_mode(engine: LibxlEngine, host: Remot
     assert finish(engine, pids) == [OperationComplete(domid, 0)]
 
 
-@EVERY_MODE
+observer: int | None = None
+"""Where children report whose they are."""
+
+
+def _report_in_child() -> None:
+    if observer is not None:
+        os.write(observer, b"libxl's " if in_library_fork() else b"application's ")
+
+
+os.register_at_fork(after_in_child=_report_in_child)
+
+
 def test_at_fork_handlers_can_tell_libxls_children_from_the_applications(
-    engine: LibxlEngine, host: RemoteHost, mode: SigchldOwner
+    engine: LibxlEngine, host: RemoteHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This engine has such a handler itself: it makes the engine unusable in the application's children."""
-    engine.childproc_setmode(hooks(mode))
-    domid = host.create_domain()
-    engine.domain_destroy(domid, AsyncHow())
-    finish(engine, list(engine._ctx.children._pids))
-    pid = os.fork() if sys.version_info < (3, 12) else plain_fork()
-    if pid == 0:
-        try:
-            engine.event_check()
-        except MisuseError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0 or mode is not SigchldOwner.MAINLOOP
+    read_end, write_end = os.pipe()
+    monkeypatch.setattr(sys.modules[__name__], "observer", write_end)
+    engine.domain_destroy(host.create_domain())
+    os.waitpid(exit_at_once(), 0)
+    os.close(write_end)
+    with os.fdopen(read_end) as reports:
+        assert reports.read() == "libxl's application's "
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM])
