@@ -28,7 +28,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
                     "where the arguments name no other file.",
         epilog=f"The exit status is the command's own; {NO_VERDICT} where the machine gave none.")
     add = parser.add_argument
-    add("--timeout", type=float, default=600, metavar="SECONDS", help="for the whole run (default: %(default)g)")
+    add("--timeout", type=float, default=900, metavar="SECONDS", help="for the whole run (default: %(default)g)")
     add("--memory", type=int, default=2048, metavar="MIB", help="of the emulated host (default: %(default)s)")
     add("--accel", choices=("tcg", "kvm"), default="tcg", help="tcg, the default, emulates and works anywhere")
     add("--shell", metavar="COMMAND", help="run this in dom0 instead of pytest")
@@ -48,13 +48,13 @@ def _command(options: argparse.Namespace, pytest_arguments: list[str]) -> list[s
         return ["sh", "-c", options.shell]
     # A test that hangs shows where, while the machine's own time limit could only say that it did.
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "testpaths=tests/realxen",
-            "-o", "faulthandler_timeout=90", *pytest_arguments]
+            "-o", "faulthandler_timeout=200", *pytest_arguments]
 
 
 def _environment() -> dict[str, str]:
     passed = ("CI", "COLUMNS", "GEVENT_LOOP", "GXL_LIBXENLIGHT", "PYTEST_ADDOPTS", "PYTHONPATH")
     return {name: os.environ[name] for name in passed if name in os.environ} | {
-        "HOME": "/root", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+        "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
         # Says to the tests that this dom0 was made for them: on anybody else's they don't run.
         "GXL_REALXEN": "/run/realxen"}
 

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
     """Ends a test that waits for something that never comes, so that the next ones still run."""
-    with gevent.Timeout(60):
+    with gevent.Timeout(180):
         yield
 
 

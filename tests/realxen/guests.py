@@ -20,7 +20,7 @@ XVDD = 51760
 
 def run(*command: str) -> str:
     """What `command` prints. Raises AssertionError with all that it said if it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=50)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150)
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
     return str(done.stdout)
 
