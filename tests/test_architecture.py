@@ -18,7 +18,7 @@ LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.fo
 # What a Context is made of. Only here do engines and hubs meet, and through their front doors only.
 CONTEXT = (
     *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
-    *("gxl.watch", "gxl.operations"),
+    *("gxl.operations", "gxl.expect", "gxl.watch", "gxl.following", "gxl.waiting"),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 # A room is a module, or a package with all that is in it; the nearest entry counts. It may import itself and these. A
