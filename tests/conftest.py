@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -60,6 +62,18 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         world = World(served, LibxlEngine)
         yield world
         world.close()
+
+
+@pytest.fixture
+def unowned_sigchld() -> Iterator[None]:
+    """Nobody catches SIGCHLD during the test, though gevent may have begun to in an earlier one."""
+    libc = ctypes.CDLL(None)
+    # Room for a struct sigaction. Python's own signal.signal can't put back a handler that is not Python's.
+    before = ctypes.create_string_buffer(256)
+    libc.sigaction(signal.SIGCHLD, None, before)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    libc.sigaction(signal.SIGCHLD, before, None)
 
 
 def _possessions() -> dict[str, str]:

@@ -15,7 +15,9 @@ from gxl.simhost.remote import RemoteHost
 
 
 @pytest.fixture
-def host(served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> RemoteHost:
+def host(
+    served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch, unowned_sigchld: None
+) -> RemoteHost:
     """A simulated host without guests, which libxenlight takes for its own."""
     served, variables = served_host
     for name, value in variables.items():
