@@ -2,7 +2,7 @@
 """The gevent hub on each of gevent's loops, in a patched process and in one that is not.
 
 A loop can be chosen only once per process, so each of the six has a process of its own, which runs what is in
-hub_cases/. To see one of them alone:  GEVENT_LOOP=libuv-cffi python -m pytest tests/hub_cases/gevent_on_one_loop.py
+hub_cases/. To see one of them alone:  GEVENT_LOOP=libuv-cffi python -m pytest tests/hub_cases/gevent_*.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).parent / "hub_cases" / "gevent_on_one_loop.py"
+CASES = sorted(map(str, (Path(__file__).parent / "hub_cases").glob("gevent_*.py")))
 PLAIN = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 PATCHED = f"from gevent import monkey; monkey.patch_all(); {PLAIN}"
 
@@ -23,7 +23,7 @@ PATCHED = f"from gevent import monkey; monkey.patch_all(); {PLAIN}"
 @pytest.mark.parametrize("loop", ["libev-cext", "libev-cffi", "libuv-cffi"])
 def test_the_gevent_hub_does_what_a_provider_must(loop: str, program: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", program, "-q", "-x", "-p", "no:cacheprovider", str(CASES)],
+        [sys.executable, "-c", program, "-q", "-x", "-p", "no:cacheprovider", *CASES],
         env={**os.environ, "GEVENT_LOOP": loop},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

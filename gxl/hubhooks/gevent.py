@@ -180,9 +180,13 @@ def _discard(watcher: Any) -> None:
         watcher.close()
 
 
+def _not_in_the_hub() -> MisuseError:
+    return MisuseError("a callback of the loop can't wait: spawn a greenlet that does")
+
+
 @implementer(IWaiter)
 class _Waiter:
-    """Parks one greenlet, without an object of gevent's: half the price of an Event, and no fd or timer."""
+    """Parks one greenlet. Smaller and faster than gevent's Event, and needs no timer of its own unless asked to."""
 
     __slots__ = ("_binding", "_expired", "_parked", "_woken")
 
@@ -199,18 +203,22 @@ class _Waiter:
         if timeout is not None and timeout <= 0:
             return False
         binding = self._binding
-        binding.check_can_wait()
+        hub = binding.hub
+        current = getcurrent()
+        if current is hub:
+            raise _not_in_the_hub()
         binding.check_open()
         if self._parked is not None:
             raise MisuseError(f"{self._parked!r} waits here already")
+        self._parked = current
         self._expired = False
-        timer = None if timeout is None else binding.start_timer(timeout, self._expire)
-        self._parked = getcurrent()
+        timer = None
         binding.hold()
         try:
-            switch = binding.hub.switch
+            if timeout is not None:
+                timer = binding.start_timer(timeout, self._expire)
             while not (self._woken or self._expired):
-                switch()
+                hub.switch()
             woken, self._woken = self._woken, False
             return woken
         finally:
@@ -249,10 +257,6 @@ class GeventBinding:
         self._closed = False
         self._guard = _Guard(hub)
         self._parked = 0
-        # While somebody waits, the loop must not end, although no watcher of ours keeps it going: an idle async
-        # watcher does. loop.ref() has no effect on libuv.
-        self._hold = self.loop.async_(ref=False)
-        self._hold.start(_nothing)
         # libuv counts in whole milliseconds and cuts off fractions, both of the time and of the span.
         self._coarse = self.loop.approx_timer_resolution >= 0.001
         self._fds = EpollSet(_epoll, self.report)
@@ -263,6 +267,10 @@ class GeventBinding:
         if handle is not None:
             handle.ref = False
         self._watcher.start(self._fds.dispatch)
+        # While somebody waits, the loop must not end, although no watcher of ours keeps it going: an idle async
+        # watcher does. loop.ref() has no effect on libuv.
+        self._hold = self.loop.async_(ref=False)
+        self._hold.start(_nothing)
         self.osevent = _OSEvent(self, self._fds)
         self.childproc = (
             Children(self, sink, self._fds, self.loop.install_sigchld, self._watch_child, self._later)
@@ -299,7 +307,7 @@ class GeventBinding:
     def check_can_wait(self) -> None:
         self.check_caller()
         if getcurrent() is self.hub:
-            raise MisuseError("a callback of the loop can't wait: spawn a greenlet that does")
+            raise _not_in_the_hub()
 
     def check_open(self) -> None:
         if self._closed:
@@ -324,11 +332,12 @@ class GeventBinding:
             # A forked child shares the loop's own epoll set with its parent until its loop runs. libuv takes a
             # stopped fd out of that set at once; it can't once the fd is closed here, and so the parent keeps its.
             self._fds.close()
-        if self.childproc is not None:
-            self.childproc.close()
-        self.osevent.close()
-        _discard(self._hold)
-        _discard(self._watcher)
+        if self.loop.ptr:  # else the hub was destroyed, and every watcher with it
+            if self.childproc is not None:
+                self.childproc.close()
+            self.osevent.close()
+            _discard(self._hold)
+            _discard(self._watcher)
         self._fds.close()
 
     def start_timer(self, seconds: float, callback: Callable[..., object], *args: object) -> Any:

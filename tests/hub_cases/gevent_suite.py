@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the gevent hub must do on whatever loop this process runs. test_hub_gevent.py runs it on each of them."""
+"""The conformance suite, on the gevent hub."""
 
 from __future__ import annotations
 
+import gevent
 import gevent.os
 
 from gxl.hubhooks.gevent import GeventHub

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures of the gevent hub's own cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gevent
+import gevent.os
+import pytest
+
+from gxl.hubhooks.gevent import GeventHub
+from gxl.testing.hubs.rig import Rig
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig(GeventHub(), gevent.os.fork_gevent)
+    with rig.cleanup:
+        yield rig
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What the hub's error handler was told, which prints nothing meanwhile."""
+    errors: list[BaseException] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *about: errors.append(about[2]))
+    return errors
