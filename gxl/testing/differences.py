@@ -83,13 +83,6 @@ FAILED_FD_REGISTER = Difference(
     on_header="raises",
     on_library="dead",
 )
-FAILED_TIMEOUT_MODIFY = Difference(
-    "A failing timeout_modify",
-    "The hook's code is returned to the application.",
-    "It is ignored. LibxlEngine reports a disaster.",
-    on_header="raises",
-    on_library="disaster",
-)
 DEAD_XENSTORED = Difference(
     "The death of xenstored, or of the connection to it",
     "A disaster: the system is badly broken, and events of all types may be missing.",

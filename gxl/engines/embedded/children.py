@@ -84,7 +84,8 @@ class _Signal:
     def _handle(self, number: int, frame: object) -> None:
         if os.getpid() != self._pid:
             return
-        for write_end in self._wakeups.values():
+        # A copy: this may interrupt whoever is changing it.
+        for write_end in tuple(self._wakeups.values()):
             try:
                 os.write(write_end, b"\0")
             except BlockingIOError:

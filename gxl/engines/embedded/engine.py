@@ -349,9 +349,13 @@ def _check_now(now: float | None) -> float:
 
 def _check_pollfd(pollfd: Any) -> tuple[int, int, int]:
     match pollfd:
-        case (int(fd), int(events), int(revents)):
-            return fd, events, revents
-    raise TypeError(f"fds must be (fd, events, revents) tuples of ints, not {pollfd!r}")
+        case (fd, int(events), int(revents)):
+            arguments.check_fd(fd)
+        case _:
+            raise TypeError(f"fds must be (fd, events, revents) tuples of ints, not {pollfd!r}")
+    if not (-0x8000 <= events <= 0x7FFF and -0x8000 <= revents <= 0x7FFF):
+        raise ValueError(f"events and revents must be bits of poll's, not {events}, {revents}")
+    return fd, events, revents
 
 
 def _check_how(how: AsyncHow) -> None:

@@ -40,10 +40,11 @@ class Operations:
     """The operations of one engine."""
 
     def __init__(self, core: Core, store: Store, host: SimHost, children: Children) -> None:
-        self._core = core
-        self._store = store
-        self._hypercalls = host.hypercalls
-        self._children = children
+        self.core = core
+        self.store = store
+        self.host = host
+        self.hypercalls = host.hypercalls
+        self.children = children
         self._in_progress: dict[Operation, None] = {}
 
     def __bool__(self) -> bool:
@@ -52,7 +53,7 @@ class Operations:
     def run(self, begin: Callable[[Operation], None], domid: int, how: AsyncHow | None) -> None:
         """Start an operation, and if `how` is None wait for its end. What `begin` raises, has kept it from starting."""
         operation = Operation(domid, how)
-        with self._core.enter():
+        with self.core.enter():
             self._in_progress[operation] = None
             try:
                 begin(operation)
@@ -61,7 +62,7 @@ class Operations:
                 raise
         if how is None:
             errors: list[Exception] = []
-            rc = self._core.run_until(lambda: operation.rc, errors)
+            rc = self.core.run_until(lambda: operation.rc, errors)
             raise_all([*([from_rc(rc)] if rc else []), *errors])
 
     def abort(self, how: AsyncHow) -> None:
@@ -82,44 +83,44 @@ class Operations:
             if operation.stop is not None:
                 operation.stop(Fail.code)
             else:
-                self._complete(operation, Fail.code)
-        self._children.abandon()
+                self.complete(operation, Fail.code)
+        self.children.abandon()
 
     def pause(self, operation: Operation) -> None:
         try:
-            self._hypercalls.pausedomain(operation.domid)
+            self.hypercalls.pausedomain(operation.domid)
         except OSError as error:
             raise Fail(message=f"xc_domain_pause failed: {error}") from error
-        self._complete(operation, 0)
+        self.complete(operation, 0)
 
     def unpause(self, operation: Operation) -> None:
         try:
-            self._hypercalls.unpausedomain(operation.domid)
+            self.hypercalls.unpausedomain(operation.domid)
         except OSError as error:
-            self._say(f"xc_domain_unpause failed: {error}")
-            self._complete(operation, Fail.code)
+            self.say(f"xc_domain_unpause failed: {error}")
+            self.complete(operation, Fail.code)
         else:
-            self._complete(operation, 0)
+            self.complete(operation, 0)
 
     def shut_down(self, operation: Operation) -> None:
-        self._request(operation, b"poweroff")
+        self.request(operation, b"poweroff", lambda rc: self.complete(operation, rc))
 
     def reboot(self, operation: Operation) -> None:
-        self._request(operation, b"reboot")
+        self.request(operation, b"reboot", lambda rc: self.complete(operation, rc))
 
     def destroy(self, operation: Operation) -> None:
-        stub_domain = self._store.stub_domain(operation.domid)
+        stub_domain = self.store.stub_domain(operation.domid)
         domids = [stub_domain, operation.domid] if stub_domain else [operation.domid]
         found = {domid: self._look_up(domid) for domid in domids}
         if not all(found.values()):
-            self._children.prepare(operation.how is None)
+            self.children.prepare(operation.how is None)
         results: list[int] = []
 
         def done(rc: int) -> None:
             results.append(rc)
             if len(results) == len(domids):
                 # Of two failures the later one is reported.
-                self._complete(operation, next((rc for rc in reversed(results) if rc), 0))
+                self.complete(operation, next((rc for rc in reversed(results) if rc), 0))
 
         for domid, rc in found.items():
             if rc:
@@ -127,7 +128,8 @@ class Operations:
             else:
                 self._destroy(domid, done)
 
-    def _complete(self, operation: Operation, rc: int) -> None:
+    def complete(self, operation: Operation, rc: int) -> None:
+        """It has ended so."""
         # A child of an engine that died may still be reported.
         if operation not in self._in_progress:
             return
@@ -135,25 +137,25 @@ class Operations:
         operation.rc = rc
         how = operation.how
         if how is None:
-            self._core.osevents.wake_waiting()
+            self.core.osevents.wake_waiting()
         elif how.callback is not None:
-            self._core.completed(how.callback, rc)
+            self.core.completed(how.callback, rc)
         else:
-            self._core.occurred(OperationComplete(operation.domid, rc, for_user=how.for_event))
+            self.core.occurred(OperationComplete(operation.domid, rc, for_user=how.for_event))
 
-    def _request(self, operation: Operation, command: bytes) -> None:
+    def request(self, operation: Operation, command: bytes, then: Callable[[int], object]) -> None:
         """Write what the guest shall do, and wait until it has taken note of it by clearing that node."""
         if rc := self._look_up(operation.domid):
             raise Fail(message=f"domain {operation.domid} can't be asked to {command.decode()}: {from_rc(rc)}")
         node = b"/local/domain/%d/control/shutdown" % operation.domid
         try:
-            self._store.write(node, command)
+            self.store.write(node, command)
         except OSError as error:
             raise Fail(message=f"xenstored refused to write {command!r} to {node!r}: {error}") from error
 
         def look() -> None:
             try:
-                value = self._store.read(node)
+                value = self.store.read(node)
             except OSError:
                 stop(Fail.code)
                 return
@@ -162,34 +164,35 @@ class Operations:
 
         def stop(rc: int, expired: bool = False) -> None:
             if rc:
-                self._say(f"domain {operation.domid} did not acknowledge the request to {command.decode()}: {rc}")
+                self.say(f"domain {operation.domid} did not acknowledge the request to {command.decode()}: {rc}")
             if not expired:
-                self._core.osevents.cancel_timeout(timeout)
-            self._store.unwatch(watch)
-            self._complete(operation, rc)
+                self.core.osevents.cancel_timeout(timeout)
+            self.store.unwatch(watch)
+            operation.stop = None
+            then(rc)
 
         deadline = time.time() + _ACKNOWLEDGE_SECONDS
-        timeout = self._core.osevents.register_timeout(deadline, lambda rc: stop(rc, expired=True))
+        timeout = self.core.osevents.register_timeout(deadline, lambda rc: stop(rc, expired=True))
         try:
-            watch = self._store.watch(node, look)
+            watch = self.store.watch(node, look)
         except BaseException:
-            self._core.osevents.cancel_timeout(timeout)
+            self.core.osevents.cancel_timeout(timeout)
             raise
         operation.stop = stop
 
     def _look_up(self, domid: int) -> int:
         """0 if the domain exists, else libxl's code."""
         try:
-            listed = self._hypercalls.getdomaininfolist(domid, 1)
+            listed = self.hypercalls.getdomaininfolist(domid, 1)
         except OSError:
             return Fail.code
         return 0 if listed and listed[0].domid == domid else DomainNotFound.code
 
     def _destroy(self, domid: int, done: Callable[[int], None]) -> None:
         try:
-            self._hypercalls.pausedomain(domid)
+            self.hypercalls.pausedomain(domid)
         except OSError as error:
-            self._say(f"xc_domain_pause failed: {error}")
+            self.say(f"xc_domain_pause failed: {error}")
         self._clear_store(domid)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
 
@@ -199,9 +202,9 @@ class Operations:
         try:
             # libxl forks because the hypercall can take long. This host is in this process's memory, which a child
             # can't change: so the child only waits for the result, to exit with it.
-            self._children.fork(lambda: _read_status(read_end, write_end), reaped)
+            self.children.fork(lambda: _read_status(read_end, write_end), reaped)
         except Fail as error:
-            self._say(str(error))
+            self.say(str(error))
             done(Fail.code)
         else:
             os.write(write_end, bytes([self._destroy_now(domid)]))
@@ -211,15 +214,15 @@ class Operations:
 
     def _destroy_now(self, domid: int) -> int:
         try:
-            self._hypercalls.destroydomain(domid)
+            self.hypercalls.destroydomain(domid)
         except OSError as error:
-            self._say(f"xc_domain_destroy failed: {error}")
+            self.say(f"xc_domain_destroy failed: {error}")
             return error.errno if error.errno and 0 < error.errno < _ERRNO_LIMIT else _DIFFICULT
         return 0
 
     def _clear_store(self, domid: int) -> None:
         """Remove what a toolstack wrote for the domain and its devices. What can't be removed is left behind."""
-        store, libxl, directory = self._store, b"/libxl/%d" % domid, b"/local/domain/%d" % domid
+        store, libxl, directory = self.store, b"/libxl/%d" % domid, b"/local/domain/%d" % domid
         paths = []
         try:
             for kind in store.directory(libxl + b"/device"):
@@ -230,10 +233,11 @@ class Operations:
                 if path:
                     store.remove(path)
         except OSError as error:
-            self._say(f"not all of domain {domid} could be removed from xenstore: {error}")
+            self.say(f"not all of domain {domid} could be removed from xenstore: {error}")
 
-    def _say(self, message: str) -> None:
-        self._core.log(logging.ERROR, message)
+    def say(self, message: str) -> None:
+        """Log an error as soon as the lock is released."""
+        self.core.log(logging.ERROR, message)
 
 
 def _read_status(read_end: int, write_end: int) -> int:

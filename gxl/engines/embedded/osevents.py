@@ -231,6 +231,7 @@ class OSEvents:
         """At the end of an engine call: wake those that poll for less than the engine now wants."""
         for poller in (self.app_poller, *self._waiting):
             if poller.outdated:
+                poller.outdated = False
                 poller.wake()
 
     def close(self) -> None:

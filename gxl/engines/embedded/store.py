@@ -133,6 +133,9 @@ class Store:
                     self._dispatch(self._events.popleft())
                 if not self._receive():
                     break
+        except StoreLost:
+            # The application knows already, or will as soon as the call that led here returns.
+            return
         finally:
             self._show()
 

@@ -23,10 +23,25 @@ from gxl.interfaces import IEngine
 from gxl.simhost import SimHost
 from gxl.testing.differences import Side
 
-pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in ("callbacks", "deaths", "ejects", "queue", "rig")))
+_ROOMS = (
+    *("callbacks", "children", "deaths", "ejects", "hooks", "lifecycle", "operations", "polling", "queue", "rig"),
+    "timeouts",
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
-from gxl.testing.engines import callbacks, deaths, ejects, queue  # noqa: E402
-from gxl.testing.engines.rig import Drive, Rig  # noqa: E402
+from gxl.testing.engines import (  # noqa: E402
+    callbacks,
+    children,
+    deaths,
+    ejects,
+    hooks,
+    lifecycle,
+    operations,
+    polling,
+    queue,
+    timeouts,
+)
+from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process  # noqa: E402
 
 Case = Callable[[Rig], None]
 
@@ -42,8 +57,20 @@ def _cases_of(module: ModuleType) -> list[Case]:
     ]
 
 
-EVENT_CASES = [*_cases_of(queue), *_cases_of(callbacks), *_cases_of(deaths), *_cases_of(ejects)]
+EVENT_CASES = [
+    *_cases_of(queue),
+    *_cases_of(callbacks),
+    *_cases_of(deaths),
+    *_cases_of(ejects),
+    *_cases_of(operations),
+]
 """What must hold whichever way the engine is driven."""
+POLL_CASES = [*_cases_of(polling), *_cases_of(lifecycle)]
+"""For an engine that is driven by beforepoll and afterpoll."""
+HOOK_CASES = [*_cases_of(hooks), *_cases_of(timeouts)]
+"""For an engine with osevent hooks."""
+CHILD_CASES = _cases_of(children)
+"""What concerns the whole process: each needs one of its own."""
 
 
 def _name(case: Case) -> str:
@@ -77,3 +104,29 @@ class EngineTests:
         rig = self.rig(host, drive)
         with rig.cleanup:
             case(rig)
+
+    @pytest.mark.parametrize("case", POLL_CASES, ids=_name)
+    def test_polling(self, host: Any, case: Case) -> None:
+        """A case about an engine that is polled."""
+        rig = self.rig(host, "poll")
+        with rig.cleanup:
+            case(rig)
+
+    @pytest.mark.parametrize("case", HOOK_CASES, ids=_name)
+    def test_hooks(self, host: Any, case: Case) -> None:
+        """A case about osevent hooks."""
+        rig = self.rig(host, "hooks")
+        with rig.cleanup:
+            case(rig)
+
+    @pytest.mark.parametrize("drive", ["poll", "hooks"])
+    @pytest.mark.parametrize("case", CHILD_CASES, ids=_name)
+    def test_children(self, host: Any, case: Case, drive: Drive) -> None:
+        """A case about children and SIGCHLD, with either kind of loop."""
+
+        def alone() -> None:
+            rig = self.rig(host, drive)
+            with rig.cleanup:
+                case(rig)
+
+        in_a_fresh_process(alone)

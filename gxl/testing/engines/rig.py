@@ -183,7 +183,7 @@ class Rig:
         return difference.on(self.side)
 
     def free(self) -> None:
-        """Free the engine, letting operations that are under way end first."""
+        """Free the engine, once the operations that are under way have run out of time and their children ended."""
         deadline = time.monotonic() + self.patience
         while True:
             try:
@@ -192,6 +192,8 @@ class Rig:
             except MisuseError:
                 if time.monotonic() > deadline or self.engine.dead is not None:
                     raise
+            self.engine.osevent_beforepoll()
+            self.engine.osevent_afterpoll([], time.time() + 100)
             self.turn(50)
 
     def listen(self, typemask: int = EVENTMASK_ALL, *, disaster: bool = True) -> Listener:
