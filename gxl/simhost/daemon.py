@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import RLock
 
 from gxl.simhost import requests
 from gxl.simhost.sessions import Session
-from gxl.simhost.store import Node, Permission, Permissions, Store
+from gxl.simhost.store import READ, Node, Permission, Permissions, Store
 from gxl.simhost.watches import Watch, WatchTable
 from gxl.xenstore import Message
 
@@ -67,7 +67,7 @@ class Daemon:
     def watch(self, session: Session, path: bytes, token: bytes, strip: int) -> None:
         """Add a watch, which fires once at once."""
         watch = session.watches[path, token] = self._watches.add(session, path, token, strip)
-        self._report(watch, path)
+        self._report([(watch, path)])
 
     def unwatch(self, session: Session, path: bytes, token: bytes) -> bool:
         watch = session.watches.pop((path, token), None)
@@ -133,8 +133,7 @@ class Daemon:
         self._quiet -= 1
         if not self._quiet:
             held, self._held_events = self._held_events, {}
-            for watch, path in held:
-                self._report(watch, path)
+            self._report(held)
 
     def stall(self) -> None:
         """Accept requests, but answer and report nothing until `catch_up` is called as often."""
@@ -149,20 +148,31 @@ class Daemon:
                 session.flush()
 
     def _store_changed(self, path: bytes, exact: bool, nodes: tuple[Node, ...]) -> None:
-        for watch in self._watches.on(path, exact):
-            caller = watch.session.caller
-            if (caller.privileged and nodes) or any(self.store.allowed(caller, node) & 1 for node in nodes):
-                self._report(watch, path)
+        watches = self._watches.on(path, exact)
+        if watches:
+            self._report((watch, path) for watch in watches if self._may_see(watch, nodes))
         self.on_change(path)
+
+    def _may_see(self, watch: Watch, nodes: tuple[Node, ...]) -> bool:
+        caller = watch.session.caller
+        return any(self.store.allowed(caller, node) & READ for node in nodes)
 
     def _fire(self, name: bytes) -> None:
         permissions = self.special[name]
-        for watch in self._watches.on(name, exact=True):
-            if self.store.rights(watch.session.caller, permissions, 1 << 62) & 1:
-                self._report(watch, name)
+        self._report(
+            (watch, name)
+            for watch in self._watches.on(name, exact=True)
+            if self.store.rights(watch.session.caller, permissions, 1 << 62) & READ
+        )
 
-    def _report(self, watch: Watch, path: bytes) -> None:
+    def _report(self, events: Iterable[tuple[Watch, bytes]]) -> None:
         if self._quiet:
-            self._held_events[watch, path] = None
-        elif watch.session.watches.get((watch.path, watch.token)) is watch:
-            watch.session.event(watch.event(path))
+            self._held_events.update(dict.fromkeys(events))
+            return
+        # Watches that differ in their paths only make the same event of one change; it is told once.
+        told: set[tuple[Session, bytes]] = set()
+        for watch, path in events:
+            session, payload = watch.session, watch.event(path)
+            if session.watches.get((watch.path, watch.token)) is watch and (session, payload) not in told:
+                told.add((session, payload))
+                session.event(payload)

@@ -178,6 +178,10 @@ int open64(const char *path, int flags, ...)
     return open_at(AT_FDCWD, path, flags, mode);
 }
 
+/* What a fortified program calls when its flags are no constant. */
+int __open_2(const char *path, int flags) { return open_at(AT_FDCWD, path, flags, 0); }
+int __open64_2(const char *path, int flags) { return open_at(AT_FDCWD, path, flags, 0); }
+
 int openat(int directory, const char *path, int flags, ...)
 {
     mode_t mode = 0;
