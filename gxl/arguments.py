@@ -6,10 +6,12 @@ Well-formed is not the same as present: a domain or a disk that does not exist i
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from typing import Any
 
-from gxl.events import EVENTMASK_ALL, EventType
+from gxl.events import EVENTMASK_ALL, DiskFormat, EventType
 
 DOMID_LIMIT = 2**32
 USER_LIMIT = 2**64
@@ -67,6 +69,38 @@ def check_timeout(timeout: object) -> float | None:
     except OverflowError:
         return None
     return None if seconds == math.inf else seconds
+
+
+def check_config(config: object) -> dict[str, Any]:
+    """A domain's configuration: libxl's JSON, as text or as the dict that it stands for. Returns the dict."""
+    if isinstance(config, str):
+        try:
+            config = json.loads(config)
+        except ValueError as error:
+            raise ValueError(f"config is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"config must be a JSON object such as `xl create --dryrun` prints, not {config!r}")
+    if not isinstance(config, dict):
+        raise TypeError(f"config must be libxl's JSON, as a dict or as text, not {config!r}")
+    if not isinstance(config.get("c_info"), dict) or not isinstance(config.get("b_info"), dict):
+        raise ValueError(f"config must have the objects c_info and b_info, and has {', '.join(config) or 'nothing'}")
+    return config
+
+
+def check_image(path: object, format: object) -> None:
+    """What is put into a CD drive: an absolute path, or None for nothing, and libxl's name for its format."""
+    if path is not None and not isinstance(path, str):
+        raise TypeError(
+            f"path must be the name of an image file, or None for none, not {path!r}; what an eject says of its disk "
+            "comes from the guest, and goes into no drive"
+        )
+    if path is not None and (not path.startswith("/") or "\0" in path):
+        raise ValueError(f"path must be absolute, not {path!r}")
+    if not isinstance(format, str):
+        raise TypeError(f"format must be a str such as 'raw', not {format!r}")
+    known = [entry.name.lower() for entry in DiskFormat if entry not in (DiskFormat.UNKNOWN, DiskFormat.EMPTY)]
+    if format not in known:
+        raise ValueError(f"format must be one of {', '.join(known)}, not {format!r}")
 
 
 def check_fd(fd: object) -> int:

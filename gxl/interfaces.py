@@ -82,6 +82,15 @@ class DomainInfo(NamedTuple):
     """Grows only while the domain runs."""
 
 
+class NewDomain:
+    """A domain that is being created. `domid` is None until the operation has ended well."""
+
+    __slots__ = ("domid",)
+
+    def __init__(self) -> None:
+        self.domid: int | None = None
+
+
 class IOSEventHooks(Interface):
     """What an engine asks of an event loop: the header's libxl_osevent_hooks, method for method.
 
@@ -218,6 +227,13 @@ class IEngine(Interface):
     name = Attribute("The engine's name, as in $GXL_ENGINE: 'libxl' or 'embedded'.")
     version = Attribute("What it is, for people: a library's file name and version.")
     dead = Attribute("None, or the Disaster that the engine can't carry on from.")
+    builder = Attribute(
+        """None, or the name of the engine that another process opens to create and restore domains for this one.
+
+        libxl builds a domain's memory inside the call that starts it, which is no call to make where a loop has to
+        run. None where such a call takes no time.
+        """
+    )
 
     def claim(no_switch: Callable[[], AbstractContextManager[object]]) -> IEngine:
         """Take the engine over: a Context does this. Returns the engine to use from now on.
@@ -351,6 +367,35 @@ class IEngine(Interface):
 
     def domain_destroy(domid: int, how: AsyncHow | None = None) -> None:
         """Destroy the domain and its devices. Forks. Complete when it is gone."""
+
+    def domain_create_new(config: str, how: AsyncHow | None = None, console: int | None = None) -> NewDomain:
+        """Create the domain that libxl's JSON `config` describes, and leave it paused. May fork.
+
+        `console`: the for_user of a DomainCreateConsoleAvailable that says when its console can be opened; None: no
+        such event. With the real library the call lasts until the domain's memory is built, `how` or not (`builder`).
+        A configuration that libxl can't read raises before anything has started.
+        """
+
+    def domain_create_restore(
+        config: str, fd: int, how: AsyncHow | None = None, console: int | None = None
+    ) -> NewDomain:
+        """Create a domain in the state that domain_suspend wrote, read from `fd`, and leave it paused. Forks.
+
+        `fd` is the engine's until the end, and blocking. Otherwise as domain_create_new.
+        """
+
+    def domain_suspend(domid: int, fd: int, live: bool = False, how: AsyncHow | None = None) -> None:
+        """Let the guest suspend itself, and write its state to `fd`; with `live`, most of it while it runs. Forks.
+
+        Complete when all is written; the domain stays, shut down with reason SUSPEND. `fd` is the engine's until the
+        end, and blocking.
+        """
+
+    def cdrom_insert(domid: int, vdev: str, path: str | None, format: str = "raw", how: AsyncHow | None = None) -> None:
+        """Put the image at `path`, of libxl's disk format `format`, into the CD drive `vdev`; None: leave it empty.
+
+        Only for HVM domains, and drives that they have: Invalid or Fail otherwise.
+        """
 
     def ao_abort(how: AsyncHow) -> None:
         """Ask the operation that was started with `how` to stop early; it completes as usual, often with Aborted.

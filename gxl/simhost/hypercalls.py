@@ -15,6 +15,7 @@ HYPERCALLS = (
     "pausedomain",
     "unpausedomain",
     "resumedomain",
+    "createdomain",
     "destroydomain",
     "remote_shutdown",
     "xen_version",
@@ -64,6 +65,11 @@ class Hypercalls:
             self._check("resumedomain")
             self._domains.resume(domid)
             self._woken(domid)
+
+    def createdomain(self) -> None:
+        """Nothing but the chance to fail: SimHost.create_domain does the rest."""
+        with self._lock:
+            self._check("createdomain")
 
     def destroydomain(self, domid: int) -> None:
         """End the domain at once. What a toolstack wrote for it into xenstore stays."""

@@ -148,8 +148,8 @@ class Children:
                 "blocks: pass an AsyncHow, or leave SIGCHLD to the engine (SigchldOwner.LIBXL)"
             )
 
-    def fork(self, body: Callable[[], int], callback: Callable[[int], None]) -> None:
-        """Run `body` in a child, which exits with what it returns. Raises Fail if there can be no child."""
+    def fork(self, body: Callable[[], int], callback: Callable[[int], None]) -> int:
+        """Run `body` in a child, which exits with what it returns. The pid; raises Fail if there can be no child."""
         try:
             with library_fork():
                 pid = self._fork()
@@ -161,6 +161,7 @@ class Children:
             self.release_unless_needed()
             raise Fail(message=f"fork failed: {error!r}") from error
         self._callbacks[pid] = callback
+        return pid
 
     def release_unless_needed(self) -> None:
         """What was prepared is not wanted (any more)."""

@@ -12,6 +12,7 @@ from typing import Any
 from zope.interface import implementer
 
 from gxl import arguments
+from gxl.engines.embedded.building import Building
 from gxl.engines.embedded.children import SIGNAL, ChildprocMode, Children
 from gxl.engines.embedded.core import Core, Entry, EventHooks
 from gxl.engines.embedded.deaths import DeathEvgen, Deaths
@@ -25,6 +26,7 @@ from gxl.interfaces import (
     DomainInfo,
     IEngine,
     IStoreConnection,
+    NewDomain,
     Predicate,
     SigchldOwner,
 )
@@ -49,6 +51,7 @@ class _Ctx:
         self.deaths = Deaths(self.core, self.store, self.host)
         self.ejects = Ejects(self.core, self.store)
         self.operations = Operations(self.core, self.store, self.host, self.children)
+        self.building = Building(self.operations)
         self.core.on_death = self.operations.fail_all
         self.freed = False
 
@@ -82,6 +85,7 @@ class EmbeddedEngine:
 
     name = "embedded"
     version = "gxl's own, on a simulated host"
+    builder = None
 
     def __init__(self, host: SimHost | None = None) -> None:
         if host is not None and not isinstance(host, SimHost):
@@ -255,6 +259,36 @@ class EmbeddedEngine:
     def domain_destroy(self, domid: int, how: AsyncHow | None = None) -> None:
         self._operate(self._ctx.operations.destroy, domid, how)
 
+    def domain_create_new(self, config: str, how: AsyncHow | None = None, console: int | None = None) -> NewDomain:
+        checked = arguments.check_config(config)
+        _check_console(console)
+        new = NewDomain()
+        building = self._ctx.building
+        self._operate(lambda operation: building.create(operation, checked, new, console), 0, how)
+        return new
+
+    def domain_create_restore(
+        self, config: str, fd: int, how: AsyncHow | None = None, console: int | None = None
+    ) -> NewDomain:
+        checked = arguments.check_config(config)
+        arguments.check_fd(fd)
+        _check_console(console)
+        new = NewDomain()
+        building = self._ctx.building
+        self._operate(lambda operation: building.restore(operation, checked, fd, new, console), 0, how)
+        return new
+
+    def domain_suspend(self, domid: int, fd: int, live: bool = False, how: AsyncHow | None = None) -> None:
+        arguments.check_fd(fd)
+        self._operate(lambda operation: self._ctx.building.suspend(operation, fd), domid, how)
+
+    def cdrom_insert(
+        self, domid: int, vdev: str, path: str | None, format: str = "raw", how: AsyncHow | None = None
+    ) -> None:
+        arguments.check_vdev(vdev)
+        arguments.check_image(path, format)
+        self._operate(lambda operation: self._ctx.building.insert(operation, vdev, path, format), domid, how)
+
     def ao_abort(self, how: AsyncHow) -> None:
         _check_how(how)
         with self._ctx.core.enter():
@@ -356,6 +390,11 @@ def _check_pollfd(pollfd: Any) -> tuple[int, int, int]:
     if not (-0x8000 <= events <= 0x7FFF and -0x8000 <= revents <= 0x7FFF):
         raise ValueError(f"events and revents must be bits of poll's, not {events}, {revents}")
     return fd, events, revents
+
+
+def _check_console(console: int | None) -> None:
+    if console is not None:
+        arguments.check_user(console, "console")
 
 
 def _check_how(how: AsyncHow) -> None:

@@ -127,6 +127,29 @@ int libxl_domain_shutdown(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_ho
 int libxl_domain_reboot(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how *how);
 int libxl_domain_destroy(libxl_ctx *ctx, uint32_t domid, const libxl_asyncop_how *how);
 
+typedef struct {
+    void (*callback)(libxl_ctx *ctx, libxl_event *event, void *for_callback);
+    uint64_t for_event;
+    void *for_callback;
+} libxl_asyncprogress_how;
+int libxl_domain_create_new(libxl_ctx *ctx, void *d_config, uint32_t *domid, const libxl_asyncop_how *how,
+                            const libxl_asyncprogress_how *console_how);
+int libxl_domain_create_restore(libxl_ctx *ctx, void *d_config, uint32_t *domid, int restore_fd, int send_back_fd,
+                                const void *params, const libxl_asyncop_how *how,
+                                const libxl_asyncprogress_how *console_how);
+int libxl_domain_suspend(libxl_ctx *ctx, uint32_t domid, int fd, int flags, const libxl_asyncop_how *how);
+int libxl_cdrom_insert(libxl_ctx *ctx, uint32_t domid, void *disk, const libxl_asyncop_how *how);
+
+void libxl_domain_config_init(void *p);
+int libxl_domain_config_from_json(libxl_ctx *ctx, void *p, const char *json);
+void libxl_domain_config_dispose(void *p);
+void libxl_domain_restore_params_init(void *p);
+int libxl_domain_restore_params_from_json(libxl_ctx *ctx, void *p, const char *json);
+void libxl_domain_restore_params_dispose(void *p);
+void libxl_device_disk_init(void *p);
+int libxl_device_disk_from_json(libxl_ctx *ctx, void *p, const char *json);
+void libxl_device_disk_dispose(void *p);
+
 void libxl_dominfo_init(void *info);
 void libxl_dominfo_dispose(libxl_dominfo *info);
 char *libxl_dominfo_to_json(libxl_ctx *ctx, void *info);

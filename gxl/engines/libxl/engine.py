@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from zope.interface import implementer
 
-from gxl.arguments import check_domid, check_typemask, check_user, check_vdev
-from gxl.engines.libxl import info, polling, store
+from gxl.arguments import check_config, check_domid, check_fd, check_image, check_typemask, check_user, check_vdev
+from gxl.engines.libxl import building, info, polling, store
 from gxl.engines.libxl.calls import Call
 from gxl.engines.libxl.ctx import Ctx
 from gxl.engines.libxl.evgens import DiskEjectEvgen, DomainDeathEvgen
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
-from gxl.interfaces import AsyncHow, DomainInfo, IEngine, IStoreConnection, Predicate
+from gxl.interfaces import AsyncHow, DomainInfo, IEngine, IStoreConnection, NewDomain, Predicate
 
 
 @implementer(IEngine)
@@ -31,6 +31,7 @@ class LibxlEngine:
     """
 
     name = "libxl"
+    builder = "libxl"
 
     def __init__(self) -> None:
         self._become(Ctx())
@@ -231,8 +232,46 @@ class LibxlEngine:
     def domain_destroy(self, domid: int, how: AsyncHow | None = None) -> None:
         self._operate("domain_destroy", domid, how, forks=True)
 
+    def domain_create_new(self, config: str, how: AsyncHow | None = None, console: int | None = None) -> NewDomain:
+        check_config(config)
+        if console is not None:
+            check_user(console, "console")
+        with self._operation("domain_create_new", how, forks=True) as ctx:
+            return building.create(ctx, config, how, console)
+
+    def domain_create_restore(
+        self, config: str, fd: int, how: AsyncHow | None = None, console: int | None = None
+    ) -> NewDomain:
+        check_config(config)
+        check_fd(fd)
+        if console is not None:
+            check_user(console, "console")
+        with self._operation("domain_create_restore", how, forks=True) as ctx:
+            return building.restore(ctx, config, fd, how, console)
+
+    def domain_suspend(self, domid: int, fd: int, live: bool = False, how: AsyncHow | None = None) -> None:
+        check_domid(domid)
+        check_fd(fd)
+        with self._operation("domain_suspend", how, forks=True) as ctx:
+            building.suspend(ctx, domid, fd, live, how)
+
+    def cdrom_insert(
+        self, domid: int, vdev: str, path: str | None, format: str = "raw", how: AsyncHow | None = None
+    ) -> None:
+        check_domid(domid)
+        check_vdev(vdev)
+        check_image(path, format)
+        with self._operation("cdrom_insert", how, forks=True) as ctx:
+            building.insert(ctx, domid, vdev, path, format, how)
+
     def _operate(self, function: str, domid: int, how: AsyncHow | None, forks: bool = False) -> None:
         check_domid(domid)
+        with self._operation(function, how, forks) as ctx:
+            start = getattr(ctx.lib, f"libxl_{function}")
+            ctx.operations.start(f"{function}({domid})", lambda how: start(ctx.pointer, domid, how), how, forks)
+
+    @contextmanager
+    def _operation(self, function: str, how: AsyncHow | None, forks: bool) -> Iterator[Ctx]:
         if how is None:
             call = self._enter(f"a synchronous {function}")
         else:
@@ -241,7 +280,7 @@ class LibxlEngine:
         try:
             if forks:
                 self._ctx.children.check_start(function, synchronous=how is None)
-            self._ctx.operations.start(function, domid, how, forks)
+            yield self._ctx
         finally:
             self._ctx.leave(call)
 

@@ -129,8 +129,9 @@ class Events:
             vdev = text(event.u.disk_eject.vdev) or disk.vdev or self._vdevs.get((domid, for_user))
             return DiskEject(domid, vdev, disk, domuuid=domuuid, for_user=for_user)
         if kind == _OPERATION_COMPLETE:
-            for_user = self._ctx.operations.ended(for_user)
-            return OperationComplete(domid, event.u.operation_complete.rc, domuuid=domuuid, for_user=for_user)
+            rc = event.u.operation_complete.rc
+            for_user = self._ctx.operations.ended(for_user, rc)
+            return OperationComplete(domid, rc, domuuid=domuuid, for_user=for_user)
         if kind == _CONSOLE:
             return DomainCreateConsoleAvailable(domid, domuuid=domuuid, for_user=for_user)
         return UnknownEvent(domid, kind, domuuid=domuuid, for_user=for_user)
@@ -194,7 +195,7 @@ class _Scan:
         self.found: Event | None = None
 
 
-@callback("int(const libxl_event *, void *)", error=0)
+@callback("int(*)(const libxl_event *, void *)", error=0)
 def _predicate(event: CData, user: CData) -> int:
     scan: _Scan = ffi.from_handle(user)
     call = scan.call
@@ -212,13 +213,13 @@ def _predicate(event: CData, user: CData) -> int:
     return wanted
 
 
-@callback("void(void *, libxl_event *)")
+@callback("void(*)(void *, libxl_event *)")
 def _event_occurs(user: CData, event: CData) -> None:
     ctx: Ctx = ffi.from_handle(user)
     ctx.events.occurred(event)
 
 
-@callback("void(void *, int, const char *, int)")
+@callback("void(*)(void *, int, const char *, int)")
 def _disaster(user: CData, type: int, msg: CData, errnoval: int) -> None:
     ctx: Ctx = ffi.from_handle(user)
     ctx.events.disaster(type, text(msg) or "", errnoval)

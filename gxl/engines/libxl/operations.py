@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from gxl.engines.libxl.calls import OPERATION, callback
 from gxl.engines.libxl.loading import CData, ffi
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
 
+class Loan(Protocol):
+    """What libxl uses until an operation has ended."""
+
+    def end(self, rc: int) -> None:
+        """It has ended so."""
+
+
 class Pending:
     """An operation under way. `struct` is the libxl_asyncop_how that it goes by in libxl.
 
@@ -23,13 +31,14 @@ class Pending:
     there it is a number of gxl's own, and the application's is put back into the event.
     """
 
-    __slots__ = ("ctx", "ended", "forks", "handle", "how", "number", "struct")
+    __slots__ = ("ctx", "ended", "forks", "handle", "how", "loan", "number", "struct")
 
-    def __init__(self, ctx: Ctx, number: int, how: AsyncHow, forks: bool) -> None:
+    def __init__(self, ctx: Ctx, number: int, how: AsyncHow, forks: bool, loan: Loan | None) -> None:
         self.ctx = ctx
         self.number = number
         self.how = how
         self.forks = forks
+        self.loan = loan
         self.ended = False
         self.handle: CData = ffi.new_handle(self)
         self.struct: CData = ffi.new("libxl_asyncop_how *")
@@ -50,26 +59,31 @@ class Operations:
         self._synchronous = 0
         self.forking = 0
 
-    def start(self, function: str, domid: int, how: AsyncHow | None, forks: bool) -> None:
-        """Call libxl_`function`; synchronously if `how` is None."""
-        start = getattr(self._ctx.lib, f"libxl_{function}")
+    def start(
+        self, what: str, call: Callable[[CData], int], how: AsyncHow | None, forks: bool, loan: Loan | None = None
+    ) -> None:
+        """Make the call that starts `what`, given a libxl_asyncop_how; synchronously if `how` is None."""
         if how is None:
             self._synchronous += 1
             try:
-                rc = start(self._ctx.pointer, domid, ffi.NULL)
+                rc = call(ffi.NULL)
             finally:
                 self._synchronous -= 1
+            if loan is not None:
+                loan.end(rc)
             if rc:
-                raise from_rc(rc, f"{function}({domid})")
+                raise from_rc(rc, what)
             return
-        pending = Pending(self._ctx, next(self._numbers), how, forks)
+        pending = Pending(self._ctx, next(self._numbers), how, forks, loan)
         self._pending[pending.number] = pending
         self.forking += forks
-        rc = start(self._ctx.pointer, domid, pending.struct)
+        rc = call(pending.struct)
         if rc:
             # Nothing was started, and nothing will be reported.
             self.forget(pending.number)
-            raise from_rc(rc, f"{function}({domid})")
+            if loan is not None:
+                loan.end(rc)
+            raise from_rc(rc, what)
 
     def abort(self, how: AsyncHow) -> None:
         """libxl_ao_abort for the latest operation that was started with `how`."""
@@ -89,11 +103,13 @@ class Operations:
             self._ctx.events.queued(call, 1 << EventType.OPERATION_COMPLETE)
         return self._synchronous + sum(not pending.ended for pending in self._pending.values())
 
-    def ended(self, number: int) -> int:
+    def ended(self, number: int, rc: int) -> int:
         """An event says that operation `number` has ended. Returns its for_event."""
         pending = self._pending.get(number)
         if pending is None:
             return number
+        if not pending.ended and pending.loan is not None:
+            pending.loan.end(rc)
         pending.ended = True
         return pending.how.for_event
 
@@ -106,6 +122,8 @@ class Operations:
     def finish(self, pending: Pending, rc: int) -> None:
         """libxl calls back: an operation has ended."""
         self.forget(pending.number)
+        if pending.loan is not None:
+            pending.loan.end(rc)
         assert pending.how.callback is not None
         call = self._ctx.current()
         call.inside = OPERATION
@@ -116,7 +134,7 @@ class Operations:
             call.inside = None
 
 
-@callback("void(libxl_ctx *, int, void *)")
+@callback("void(*)(libxl_ctx *, int, void *)")
 def _callback(ctx: CData, rc: int, user: CData) -> None:
     pending: Pending = ffi.from_handle(user)
     pending.ctx.operations.finish(pending, rc)
