@@ -195,13 +195,13 @@ class Children:
             call.inside = None
 
 
-@callback("int(void *)", error=-1)
+@callback("int(*)(void *)", error=-1)
 def _fork_replacement(user: CData) -> int:
     ctx: Ctx = ffi.from_handle(user)
     return ctx.children.fork()
 
 
-@callback("int(int, int, void *)", error=0)
+@callback("int(*)(int, int, void *)", error=0)
 def _reaped_callback(pid: int, status: int, user: CData) -> int:
     ctx: Ctx = ffi.from_handle(user)
     return ctx.children.reaped_foreign(pid, status)

@@ -94,6 +94,8 @@ class Log:
 
     def drain(self) -> None:
         """Pass on what has been logged since. Never raises: the result of the call that logged it matters more."""
+        if not self._notes and os.lseek(self._fd, 0, os.SEEK_END) == self._read:
+            return
         notes, self._notes = self._notes, []
         for level, message in (*self.take(), *notes):
             try:

@@ -157,30 +157,30 @@ class OSEvents:
         return True
 
 
-@callback("int(void *, int, void **, short, void *)", error=0)
+@callback("int(*)(void *, int, void **, short, void *)", error=0)
 def _fd_register(user: CData, fd: int, out: CData, events: int, for_libxl: CData) -> int:
     ffi.from_handle(user).osevents.fd_register(fd, out, events, for_libxl)
     return 0
 
 
-@callback("int(void *, int, void **, short)", error=0)
+@callback("int(*)(void *, int, void **, short)", error=0)
 def _fd_modify(user: CData, fd: int, update: CData, events: int) -> int:
     ffi.from_handle(user).osevents.fd_modify(fd, update, events)
     return 0
 
 
-@callback("void(void *, int, void *)")
+@callback("void(*)(void *, int, void *)")
 def _fd_deregister(user: CData, fd: int, registration: CData) -> None:
     ffi.from_handle(user).osevents.fd_deregister(fd, registration)
 
 
-@callback("int(void *, void **, struct timeval, void *)", error=0)
+@callback("int(*)(void *, void **, struct timeval, void *)", error=0)
 def _timeout_register(user: CData, out: CData, abs: CData, for_libxl: CData) -> int:
     ffi.from_handle(user).osevents.timeout_register(out, abs.tv_sec + abs.tv_usec / 1e6, for_libxl)
     return 0
 
 
-@callback("int(void *, void **, struct timeval)", error=0)
+@callback("int(*)(void *, void **, struct timeval)", error=0)
 def _timeout_modify(user: CData, update: CData, abs: CData) -> int:
     ffi.from_handle(user).osevents.timeout_modify(update)
     return 0
