@@ -195,7 +195,7 @@ class _Scan:
         self.found: Event | None = None
 
 
-@callback("int(*)(*)(const libxl_event *, void *)", error=0)
+@callback("int(*)(const libxl_event *, void *)", error=0)
 def _predicate(event: CData, user: CData) -> int:
     scan: _Scan = ffi.from_handle(user)
     call = scan.call
@@ -213,13 +213,13 @@ def _predicate(event: CData, user: CData) -> int:
     return wanted
 
 
-@callback("void(*)(*)(void *, libxl_event *)")
+@callback("void(*)(void *, libxl_event *)")
 def _event_occurs(user: CData, event: CData) -> None:
     ctx: Ctx = ffi.from_handle(user)
     ctx.events.occurred(event)
 
 
-@callback("void(*)(*)(void *, int, const char *, int)")
+@callback("void(*)(void *, int, const char *, int)")
 def _disaster(user: CData, type: int, msg: CData, errnoval: int) -> None:
     ctx: Ctx = ffi.from_handle(user)
     ctx.events.disaster(type, text(msg) or "", errnoval)

@@ -134,7 +134,7 @@ class Operations:
             call.inside = None
 
 
-@callback("void(*)(*)(libxl_ctx *, int, void *)")
+@callback("void(*)(libxl_ctx *, int, void *)")
 def _callback(ctx: CData, rc: int, user: CData) -> None:
     pending: Pending = ffi.from_handle(user)
     pending.ctx.operations.finish(pending, rc)
