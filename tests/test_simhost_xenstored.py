@@ -49,7 +49,11 @@ class Pair:
         self.host = host
         self.reference = reference
         self._ours = [InProcess(host), InProcess(host), InProcess(host, GUEST)]
-        self._theirs = [OverSocket(reference), OverSocket(reference), OverRing(reference, 0)]
+        self._theirs: list[OverSocket | OverRing] = [
+            OverSocket(reference),
+            OverSocket(reference),
+            OverRing(reference, 0),
+        ]
         sides: list[Sequence[Client]] = [self._ours, self._theirs]
         self.sides = [[Conversation(client) for client in clients] for clients in sides]
 

@@ -7,6 +7,7 @@ import builtins
 import errno
 import os
 import time
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
@@ -98,6 +99,8 @@ class Domains:
     def __init__(self, on_exception: Callable[[int], None]) -> None:
         self._on_exception = on_exception
         self._domains: dict[int, Domain] = {}
+        # Their ids in ascending order: a tool lists thousands of domains in many small pieces.
+        self._order: builtins.list[int] = []
         self._last_domid = 0
         self._serial = 0
         # Per domid the serial of its last change, the latest change last.
@@ -111,6 +114,7 @@ class Domains:
         elif domid in self._domains:
             raise OSError(errno.EEXIST, f"{os.strerror(errno.EEXIST)}: domain {domid}")
         domain = self._domains[domid] = Domain(domid, uuid or uuid4(), kind, memory_kb, vcpus)
+        insort(self._order, domid)
         self._changed(domain)
         return domain
 
@@ -142,10 +146,9 @@ class Domains:
 
     def list(self, first: int = 0, limit: int | None = None) -> list[DomainInfo]:
         """Every domain from id `first` on, in ascending order, but at most `limit` of them."""
-        if limit == 1 and first in self._domains:
-            return [self._domains[first].info()]
-        domids = sorted(domid for domid in self._domains if domid >= first)
-        return [self._domains[domid].info() for domid in domids[:limit]]
+        start = bisect_left(self._order, first)
+        domids = self._order[start:] if limit is None else self._order[start : start + limit]
+        return [self._domains[domid].info() for domid in domids]
 
     def pause(self, domid: int) -> None:
         domain = self.guest(domid)
@@ -184,6 +187,7 @@ class Domains:
         domain = self.guest(domid)
         domain.dying = True
         del self._domains[domid]
+        del self._order[bisect_left(self._order, domid)]
         self._changed(domain)
         self._on_exception(domid)
 
