@@ -95,12 +95,13 @@ class DiskEjectEvgen(Evgen):
 
 
 class _DomainFeed:
-    __slots__ = ("domid", "uuid", "name", "token", "handle", "members", "spent")
+    __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
 
     def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
         self.domid = domid
         self.uuid = uuid
         self.name: str | None = None
+        self.named = False
         self.token = token
         self.handle = handle
         self.members: dict[DomainDeathEvgen, None] = {}
@@ -108,13 +109,14 @@ class _DomainFeed:
 
 
 class _DiskFeed:
-    __slots__ = ("domid", "devid", "uuid", "name", "token", "handle", "members")
+    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members")
 
     def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
         self.domid = domid
         self.devid = number
         self.uuid = uuid
         self.name: str | None = None
+        self.named = False
         self.token = token
         self.handle = handle
         self.members: dict[DiskEjectEvgen, None] = {}
@@ -201,6 +203,8 @@ class Feeds:
             sink(self.stamp(event, None, event.for_user, None))
             return
         feed = self._by_token.get(event.for_user)
+        if feed is not None and not feed.named:
+            self._side.catch_up()
         if isinstance(feed, _DomainFeed):
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event.shutdown_reason)
@@ -265,7 +269,7 @@ class Feeds:
         token = next(self._tokens)
         handle = self._engine.evenable_domain_death(feed.domid, token)
         fresh = _DomainFeed(feed.domid, feed.uuid, token, handle)
-        fresh.name = feed.name
+        fresh.name, fresh.named = feed.name, True
         self._by_token[token] = fresh
         self._domains[feed.domid].append(fresh)
         for evgen in held_over:
@@ -351,6 +355,7 @@ class Feeds:
     def _ask_name(self, feed: _DomainFeed | _DiskFeed) -> None:
         def arrived(name: str | None) -> None:
             feed.name = name
+            feed.named = True
 
         self._side.name_of(feed.domid, arrived)
 

@@ -93,7 +93,9 @@ class Pump:
             if self.binding.childproc is not None:
                 self.engine.childproc_setmode(self.binding.childproc)
             self.engine.event_register_callbacks(_Collector(self.arrived))
-            self.side = SideChannel(self._connect(), self.binding.osevent, self._store_lost, self._introduced)
+            self.side = SideChannel(
+                self._connect(), self.binding.osevent, self._store_lost, self._introduced, self.binding.call_soon
+            )
             self.feeds = Feeds(self.engine, self.side, self.drain)
         except BaseException:
             if claimed is not None:

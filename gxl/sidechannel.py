@@ -38,14 +38,18 @@ class SideChannel:
         hooks: IOSEventHooks,
         on_lost: Callable[[str], object],
         on_introduced: Callable[[], object],
+        later: Callable[[Callable[[], object]], object],
     ) -> None:
         self._connection = connection
         self._hooks = hooks
         self._on_lost = on_lost
         self._on_introduced = on_introduced
+        self._later = later
         self._client = Client()
         self._expected: dict[Request, Callable[[str | None], object]] = {}
         self._ping: Request | None = None
+        self._changed = False
+        self._failure = ""
         self._fd = connection.fileno()
         self._events = select.POLLIN
         self._registration = hooks.fd_register(self._fd, self._events, self)
@@ -64,8 +68,25 @@ class SideChannel:
 
     def ready(self) -> None:
         """The fd is readable or writable."""
+        self._read()
+        changed, self._changed = self._changed, False
+        if changed:
+            self._on_introduced()
+        if self._failure and self._fd >= 0:
+            self._lose(self._failure)
+
+    def catch_up(self) -> None:
+        """Take in the names that have come already, and nothing else: for when an event is about to be delivered.
+
+        xenstored answers in order. What it was asked before a domain died is here before the news of the death is.
+        """
+        self._read()
+        if self._changed or self._failure:
+            self._later(self.ready)
+
+    def _read(self) -> None:
         # One slice a turn: a store that never stops talking must not hold the hub.
-        if self._fd < 0:
+        if self._fd < 0 or self._failure:
             return
         try:
             data = self._connection.recv(65536)
@@ -73,21 +94,19 @@ class SideChannel:
             self._flush()
             return
         except OSError as error:
-            self._lose(f"the connection to xenstored failed: {error}")
+            self._failure = f"the connection to xenstored failed: {error}"
             return
         if not data:
-            self._lose("xenstored has closed the connection: it died or was restarted")
+            self._failure = "xenstored has closed the connection: it died or was restarted"
             return
         try:
             for message in self._client.receive(data):
                 if isinstance(message, WatchEvent):
-                    self._on_introduced()
+                    self._changed = True
                 else:
                     self._finish(message)
-                if self._fd < 0:
-                    return
-        except ProtocolError as error:
-            self._lose(f"xenstored broke the protocol: {error}")
+        except (ProtocolError, OSError) as error:
+            self._failure = f"xenstored broke the protocol: {error}"
             return
         self._flush()
 
@@ -119,7 +138,8 @@ class SideChannel:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self._lose(f"the connection to xenstored failed: {error}")
+                self._failure = f"the connection to xenstored failed: {error}"
+                self._later(self.ready)
                 return
         events = select.POLLIN | select.POLLOUT if outgoing else select.POLLIN
         if events != self._events:

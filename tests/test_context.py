@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 import time
 import warnings
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.exceptions import BlockingSwitchOutError
-from worlds import World, outcome, settle, until
+from worlds import World, in_native_thread, outcome, settle, until
 from zope.interface import implementer
 
 import gxl
@@ -299,9 +298,7 @@ def test_another_native_thread_gets_a_clear_error(world: World) -> None:
             except gxl.MisuseError as error:
                 caught.append(error)
 
-    thread = threading.Thread(target=intrude)
-    thread.start()
-    thread.join()
+    in_native_thread(intrude)
     assert len(caught) == 3
     assert "thread" in str(caught[0])
     assert ctx.event_check() is None

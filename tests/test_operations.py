@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import gevent
 import gevent.subprocess
 import pytest
-from worlds import World, outcome, settle, until
+from worlds import World, in_native_thread, outcome, settle, until
 
 import gxl
 from gxl.errors import DomainNotFound, Fail
@@ -179,9 +178,7 @@ def test_off_the_main_thread_an_operation_that_forks_is_refused(world: World) ->
         ctx.close()
         gevent.get_hub().destroy()
 
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join(10)
+    in_native_thread(elsewhere)
     assert len(said) == 1
     assert "main thread" in said[0]
 

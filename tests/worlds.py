@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
+from gevent.threadpool import ThreadPool
 
 import gxl
 from gxl.interfaces import IEngine
@@ -63,6 +64,16 @@ def settle(turns: int = 5) -> None:
     """Let everything that is ready in the hub happen."""
     for _ in range(turns):
         gevent.sleep(0)
+
+
+def in_native_thread(f: Callable[[], object]) -> None:
+    """Run `f` in another native thread, also in a patched process, whose `threading.Thread` is a greenlet."""
+    pool = ThreadPool(1)
+    try:
+        pool.apply(f)
+    finally:
+        # Its watcher would keep the hub's loop going for the tests after this one.
+        pool.kill()
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
