@@ -23,10 +23,13 @@ NO_VERDICT = 125
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m realxen", allow_abbrev=False, usage="python -m realxen [options] [pytest arguments]",
+        prog="python -m realxen",
+        allow_abbrev=False,
+        usage="python -m realxen [options] [pytest arguments]",
         description="Boot Debian's Xen with a Debian dom0 under emulation and run pytest in dom0, on tests/realxen "
-                    "where the arguments name no other file.",
-        epilog=f"The exit status is the command's own; {NO_VERDICT} where the machine gave none.")
+        "where the arguments name no other file.",
+        epilog=f"The exit status is the command's own; {NO_VERDICT} where the machine gave none.",
+    )
     add = parser.add_argument
     add("--timeout", type=float, default=900, metavar="SECONDS", help="for the whole run (default: %(default)g)")
     add("--memory", type=int, default=2048, metavar="MIB", help="of the emulated host (default: %(default)s)")
@@ -47,16 +50,19 @@ def _command(options: argparse.Namespace, pytest_arguments: list[str]) -> list[s
     if options.shell is not None:
         return ["sh", "-c", options.shell]
     # A test that hangs shows where, while the machine's own time limit could only say that it did.
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "testpaths=tests/realxen",
-            "-o", "faulthandler_timeout=200", *pytest_arguments]
+    settings = "-p no:cacheprovider -o testpaths=tests/realxen -o faulthandler_timeout=200".split()
+    return [sys.executable, "-m", "pytest", *settings, *pytest_arguments]
 
 
 def _environment() -> dict[str, str]:
     passed = ("CI", "COLUMNS", "GEVENT_LOOP", "GXL_LIBXENLIGHT", "PYTEST_ADDOPTS", "PYTHONPATH")
     return {name: os.environ[name] for name in passed if name in os.environ} | {
-        "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
         # Says to the tests that this dom0 was made for them: on anybody else's they don't run.
-        "GXL_REALXEN": "/run/realxen"}
+        "GXL_REALXEN": "/run/realxen",
+    }
 
 
 def _boot(options: argparse.Namespace, command: list[str], files: machine.Files) -> int:
