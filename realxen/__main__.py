@@ -50,7 +50,7 @@ def _command(options: argparse.Namespace, pytest_arguments: list[str]) -> list[s
     if options.shell is not None:
         return ["sh", "-c", options.shell]
     # A test that hangs shows where, while the machine's own time limit could only say that it did.
-    settings = "-p no:cacheprovider -o testpaths=tests/realxen -o faulthandler_timeout=200".split()
+    settings = ["-p", "no:cacheprovider", "-o", "testpaths=tests/realxen", "-o", "faulthandler_timeout=200"]
     return [sys.executable, "-m", "pytest", *settings, *pytest_arguments]
 
 
