@@ -166,10 +166,10 @@ def test_closing_ends_operations_with_an_error_for_whoever_waits(world: World) -
 
 def test_off_the_main_thread_an_operation_that_forks_is_refused(world: World) -> None:
     said: list[Any] = []
+    domid = world.host.create_domain()
 
     def elsewhere() -> None:
         ctx = gxl.Context(engine=world.engine(), hub="gevent")
-        domid = world.host.create_domain()
         try:
             ctx.domain_destroy(domid)
         except gxl.MisuseError as error:
