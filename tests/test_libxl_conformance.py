@@ -17,7 +17,7 @@ class TestLibxl(EngineTests):
         return LibxlEngine()
 
     @pytest.fixture
-    def host(  # type: ignore[override]
+    def host(
         self, served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch
     ) -> RemoteHost:
         host, variables = served_host

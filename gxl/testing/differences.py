@@ -55,9 +55,10 @@ EVENABLE_WAKES_POLL = Difference(
     on_library=False,
 )
 FAILED_EJECT_WATCH = Difference(
-    "evenable_disk_eject when xenstored refuses a read or the watch",
+    "evenable_disk_eject when xenstored refuses the watch",
     "An error, and nothing has changed.",
-    "A crash: the half-made evgen is taken apart as if its watch existed. xenstored refuses dom0 neither in practice.",
+    "A crash: the half-made evgen is taken apart as if its watch existed. xenstored refuses dom0 no watch in practice; "
+    "where it is dead, LibxlEngine notices before.",
     on_header="fails",
     on_library="crashes",
 )

@@ -139,8 +139,7 @@ def the_latest_registration_counts(rig: Rig) -> None:
 
 def without_callbacks_everything_is_queued_again(rig: Rig) -> None:
     listener = rig.listen()
-    rig.engine.event_register_callbacks(None)
-    rig._listener = None
+    rig.stop_listening()
     expected = rig.queue_deaths(1)
     assert rig.queued() == expected
     assert listener.events == []

@@ -126,7 +126,7 @@ def a_failing_hook_in_the_middle_of_an_operation(rig: Rig) -> None:
     expected = rig.expected(differences.FAILED_FD_REGISTER)
 
     def start() -> None:
-        fresh = Rig(rig.host, rig._make_engine, rig.side, "hooks", rig.patience)
+        fresh = rig.fresh()
         listener = fresh.listen(0)
         fresh.loop.fail["fd_register"] = OSEventRegFail(7)
         if expected == "raises":
@@ -194,7 +194,7 @@ def occurrences_must_not_be_reported_from_a_callback(rig: Rig) -> None:
 def hooks_are_registered_once_and_before_any_interest(rig: Rig) -> None:
     with pytest.raises(MisuseError, match="already"):
         rig.engine.osevent_register_hooks(rig.loop)
-    bare = Rig(rig.host, rig._make_engine, rig.side, "poll", rig.patience)
+    bare = rig.fresh("poll")
     with bare.cleanup:
         evgen = bare.engine.evenable_domain_death(1)
         with pytest.raises(MisuseError, match="before"):
@@ -210,7 +210,7 @@ def hooks_must_have_every_method(rig: Rig) -> None:
         def fd_register(self, fd: int, events: int, for_libxl: object) -> object:
             return None
 
-    bare = Rig(rig.host, rig._make_engine, rig.side, "poll", rig.patience)
+    bare = rig.fresh("poll")
     with bare.cleanup:
         for hooks in (None, object(), Half()):
             with pytest.raises(TypeError):

@@ -230,7 +230,7 @@ def a_forked_child_can_open_an_engine_of_its_own(rig: Rig) -> None:
 
     def in_the_child() -> None:
         rig.engine.postfork_child_noexec()
-        own = Rig(rig.host, rig._make_engine, rig.side, rig.drive, rig.patience)
+        own = rig.fresh()
         with own.cleanup:
             assert users(own.queue_deaths(7)) == [7]
 
@@ -245,7 +245,7 @@ def postfork_is_for_a_forked_child(rig: Rig) -> None:
 
 def an_engine_leaves_no_fd_behind(rig: Rig) -> None:
     def open_and_free() -> None:
-        other = Rig(rig.host, rig._make_engine, rig.side, rig.drive, rig.patience)
+        other = rig.fresh()
         with other.cleanup:
             other.queue_deaths(1)
             other.engine.domain_shutdown(rig.domain())

@@ -8,7 +8,9 @@ xenstored's messages have: `settle` waits for that, by a message that comes afte
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import resource
 import select
 import signal
 import time
@@ -174,9 +176,13 @@ class Rig:
 
     def another(self) -> Rig:
         """A rig with another engine on the same host, freed with this one."""
-        rig = Rig(self.host, self._make_engine, self.side, self.drive, self.patience)
+        rig = self.fresh()
         self.cleanup.enter_context(rig.cleanup)
         return rig
+
+    def fresh(self, drive: Drive | None = None) -> Rig:
+        """A rig with another engine on the same host, with a loop of its own kind, to be freed by its cleanup."""
+        return Rig(self.host, self._make_engine, self.side, drive or self.drive, self.patience)
 
     def expected(self, difference: Difference[_Value]) -> _Value:
         """What is to be seen here, by the table of differences."""
@@ -201,6 +207,11 @@ class Rig:
         self._listener = Listener(typemask, disaster)
         self.engine.event_register_callbacks(self._listener)
         return self._listener
+
+    def stop_listening(self) -> None:
+        """Take the callbacks back."""
+        self.engine.event_register_callbacks(None)
+        self._listener = None
 
     def domain(self, **how: Any) -> int:
         """A new domain."""
@@ -295,6 +306,17 @@ def users(events: Iterable[Event]) -> list[int]:
 
 def in_a_fresh_process(case: Callable[[], object]) -> None:
     """Run `case` in a fork of this process in which nobody owns SIGCHLD and nobody has children."""
+    status, said = _fork(case)
+    assert status == 0, f"in the fresh process (wait status {status}):\n{said}"
+
+
+def signal_that_ends(case: Callable[[], object]) -> int:
+    """The number of the signal that ends a fork of this process in which `case` runs; 0 if none does."""
+    status, _ = _fork(case)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def _fork(case: Callable[[], object]) -> tuple[int, str]:
     read_end, write_end = os.pipe()
     with warnings.catch_warnings():
         # From Python 3.12 on. The fork's threads are not needed in it.
@@ -302,6 +324,8 @@ def in_a_fresh_process(case: Callable[[], object]) -> None:
         pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()
         said, status = b"", 1
         try:
             case()
@@ -315,6 +339,4 @@ def in_a_fresh_process(case: Callable[[], object]) -> None:
     with open(read_end, "rb") as pipe:
         said = pipe.read()
     _, status = os.waitpid(pid, 0)
-    assert status == 0, f"in the fresh process (wait status {status}):\n{said.decode()}"
-
-
+    return status, said.decode()
