@@ -95,8 +95,10 @@ def _possessions() -> dict[str, str]:
 def leaves_nothing() -> Iterator[None]:
     """Fails a test that ends with fds or threads that it did not begin with.
 
-    Ask for it before the fixtures that must clean up. A gevent hub keeps the fds that it opens when it is first used.
+    Ask for it before the fixtures that must clean up.
     """
+    # A hub keeps the fds that it opens when it is first used.
+    gevent.sleep(0)
     before = _possessions()
     yield
     # In a patched process os.close only notes the fd; the hub closes it when it runs next.
