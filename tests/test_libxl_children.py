@@ -316,6 +316,26 @@ def test_several_engines_may_share_sigchld(open_engine: Callable[[], LibxlEngine
         assert finish(engine, []) == [OperationComplete(domid, 0)]
 
 
+@pytest.mark.parametrize("modes", [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 3), (3, 2), (1, 2)])
+def test_engines_that_would_take_one_anothers_children_do_not_fork_together(
+    open_engine: Callable[[], LibxlEngine], host: RemoteHost, modes: tuple[int, int]
+) -> None:
+    first, second = open_engine(), open_engine()
+    first.childproc_setmode(hooks(modes[0]))
+    second.childproc_setmode(hooks(modes[1]))
+    domid = host.create_domain()
+    if modes[1] != SigchldOwner.LIBXL_ALWAYS:
+        first.domain_destroy(domid, AsyncHow())
+    with pytest.raises(MisuseError, match="several engines want MAINLOOP"):
+        (first if modes[1] == SigchldOwner.LIBXL_ALWAYS else second).domain_destroy(domid, AsyncHow())
+    if modes[1] != SigchldOwner.LIBXL_ALWAYS:
+        assert finish(first, list(first._ctx.children._pids)) == [OperationComplete(domid, 0)]
+    if SigchldOwner.LIBXL_ALWAYS not in modes:
+        domid = host.create_domain()
+        second.domain_destroy(domid, AsyncHow())
+        assert finish(second, list(second._ctx.children._pids)) == [OperationComplete(domid, 0)]
+
+
 UNDER_GEVENT = """
 import gevent, gevent.monkey, os, signal, sys
 if sys.argv[1] == "patched":

@@ -232,6 +232,15 @@ def test_hooks_whose_failure_changes_nothing_are_heard_too(engine: LibxlEngine, 
     assert engine.dead is None
 
 
+def test_closing_ends_even_if_a_hook_raises(leaves_nothing: None, engine: LibxlEngine, loop: Loop) -> None:
+    engine.evenable_domain_death(1)
+    loop.raises["fd_deregister"] = LookupError("odd")
+    with pytest.raises(LookupError, match="odd"):
+        engine.ctx_free()
+    with pytest.raises(MisuseError, match="closed"):
+        engine.event_check()
+
+
 def test_hooks_are_registered_once_and_before_any_interest(open_engine: Open, host: RemoteHost) -> None:
     engine = open_engine()
     loop = Loop(engine)

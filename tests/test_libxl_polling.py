@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,9 +11,10 @@ import threading
 import time
 
 import pytest
-from libxl_pump import drained, pump
+from libxl_pump import Hooks, drained, pump
 
 from gxl.engines.libxl import LibxlEngine
+from gxl.errors import Disaster
 from gxl.events import DomainDeath, DomainShutdown, Event, mask
 from gxl.interfaces import AsyncHow
 from gxl.simhost.remote import RemoteHost
@@ -85,6 +87,19 @@ def test_ctrl_c_ends_a_wait_and_loses_nothing(engine: LibxlEngine, host: RemoteH
     thread.join()
     host.destroy_domain(domid)
     assert engine.event_wait() == DomainDeath(domid)
+
+
+def test_a_wait_ends_with_the_engine_even_if_a_hook_was_told(engine: LibxlEngine, host: RemoteHost) -> None:
+    told: list[tuple[int, str, int]] = []
+    engine.event_register_callbacks(Hooks(0, lambda *disaster: told.append(disaster)))
+    domid = host.create_domain()
+    engine.evenable_domain_death(domid)
+    pump(engine)
+    host.fail_next("getdomaininfolist", errno.EIO)
+    host.destroy_domain(domid)
+    with pytest.raises(Disaster, match="xc_domain_getinfolist failed"):
+        engine.event_wait()
+    assert len(told) == 1
 
 
 def test_beforepoll_speaks_of_what_is_to_be_polled(engine: LibxlEngine, host: RemoteHost) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
 _FAIL = -3
+_ALWAYS = SigchldOwner.LIBXL_ALWAYS
+_REAP_ALL = {SigchldOwner.LIBXL, _ALWAYS}
 
 
 def plain_fork() -> int:
@@ -99,6 +101,14 @@ class Children:
 
     def check_start(self, function: str, synchronous: bool) -> None:
         """Before an operation that forks is started: can it, and will its child be reaped?"""
+        for other in self._ctx.others():
+            # One that reaps whatever it finds would take the other's children, whose operations then never end.
+            mode = other.children.mode
+            if mode is _ALWAYS or (other.operations.forking and not {mode, self.mode}.isdisjoint(_REAP_ALL)):
+                raise MisuseError(
+                    f"{function}, in mode {self.mode.name}, while another engine has or may have children in mode "
+                    f"{mode.name}: several engines want MAINLOOP, or else LIBXL_ALWAYS_SELECTIVE_REAP, each of them"
+                )
         if self.mode != SigchldOwner.MAINLOOP:
             self._check_sigchld(self.mode)
         elif synchronous:

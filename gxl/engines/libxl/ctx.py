@@ -104,6 +104,10 @@ class Ctx:
             raised, call.raised = call.raised, []
             raise_all(raised)
 
+    def others(self) -> list[Ctx]:
+        """The other ctxs of this process."""
+        return [ctx for ctx in list(_open) if ctx is not self]
+
     def current(self) -> Call:
         """The innermost call of this thread: the one in which a callback runs."""
         return self._calls[get_native_id()]
@@ -171,11 +175,13 @@ class Ctx:
             self.refuse("the engine is closed: ctx_free has been called")
             _open.discard(self)
         finally:
-            self.leave(call)
-            if self.pointer is None:
-                self.log.close()
-                for wake in self._idle_wakes:
-                    os.close(wake)
+            try:
+                self.leave(call)
+            finally:
+                if self.pointer is None:
+                    self.log.close()
+                    for wake in self._idle_wakes:
+                        os.close(wake)
 
     def _check_idle(self) -> None:
         """Raises MisuseError where libxl_ctx_free would abort the process."""

@@ -65,10 +65,12 @@ class Operations:
         """Make the call that starts `what`, given a libxl_asyncop_how; synchronously if `how` is None."""
         if how is None:
             self._synchronous += 1
+            self.forking += forks
             try:
                 rc = call(ffi.NULL)
             finally:
                 self._synchronous -= 1
+                self.forking -= forks
             if loan is not None:
                 loan.end(rc)
             if rc:

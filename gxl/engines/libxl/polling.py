@@ -102,6 +102,8 @@ def wait(ctx: Ctx, call: Call, typemask: int, predicate: Predicate | None) -> Ev
             ctx.settle(call)
             if event is not None:
                 return event
+            if ctx.refusal is not None:
+                raise ctx.refusal()
             count, timeout = polled.before(None)
             ctx.settle(call)
             polled.fds[count] = (wake, POLLIN, 0)
