@@ -19,6 +19,7 @@ LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.fo
 CONTEXT = (
     *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
     *("gxl.operations", "gxl.expect", "gxl.watch", "gxl.following", "gxl.waiting"),
+    *("gxl.toolstack", "gxl.building"),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 # A room is a module, or a package with all that is in it; the nearest entry counts. It may import itself and these. A
@@ -37,7 +38,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.engines.libxl": (*LEAVES, "gxl.xenstore"),
     "gxl.engines.embedded": (*LEAVES, "gxl.xenstore", "gxl.eventqueue", "gxl.simhost"),
     "gxl.hubhooks": LEAVES,
-    **dict.fromkeys(CONTEXT, (*LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.xenstore", "gxl.eventqueue")),
+    **dict.fromkeys(CONTEXT, (*LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.xenstore", "gxl.eventqueue", "gxl.builder")),
+    "gxl.builder": (*LEAVES, "gxl.engines="),
     "gxl.testing": ("gxl",),
     "gxl.cli": ("gxl=", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost="),
     "gxl.__main__": ("gxl.cli",),

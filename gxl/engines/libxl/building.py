@@ -38,7 +38,7 @@ class Struct:
         rc = getattr(ctx.lib, f"libxl_{name}_from_json")(ctx.pointer, self.room, text.encode())
         if rc:
             self.dispose()
-            raise from_rc(rc, f"libxl can't read this as a {name}: {text}")
+            raise from_rc(rc, f"libxl can't read the {name}")
 
     def dispose(self) -> None:
         self._dispose(self.room)
