@@ -25,7 +25,7 @@ from uuid import UUID
 
 from gxl.builder import CHANNEL_FD, REQUEST_FD, STREAM_FD
 from gxl.errors import Fail, LibxlError
-from gxl.interfaces import AsyncHow, IOSEventHooks
+from gxl.interfaces import AsyncHow
 
 if TYPE_CHECKING:
     from gxl.pump import Pump
@@ -56,7 +56,7 @@ class Build:
         on_console: Callable[[int], object],
     ) -> None:
         self._pump = pump
-        self._hooks: IOSEventHooks = pump.binding.osevent
+        self._hooks = pump.hooks
         self._on_end: End | None = on_end
         self._on_console = on_console
         self._uuid = UUID(str(config["c_info"]["uuid"]))

@@ -28,14 +28,14 @@ class Terms(NamedTuple):
 def operate(pump: Pump, function: str, domid: int, terms: Terms, forks: bool = False) -> Operation:
     """An operation that takes a domid and nothing else."""
     operation = _prepare(pump, f"{function}({check_domid(domid)})", domid, terms, forks)
-    return _run(operation, terms, lambda how: getattr(pump.engine, function)(domid, how))
+    return _run(pump, operation, terms, lambda how: getattr(pump.engine, function)(domid, how))
 
 
 def suspend(pump: Pump, domid: int, fd: int, live: bool, terms: Terms) -> Operation:
     """domain_suspend."""
     check_fd(fd)
     operation = _prepare(pump, f"domain_suspend({check_domid(domid)})", domid, terms, forks=True)
-    return _run(operation, terms, lambda how: pump.engine.domain_suspend(domid, fd, live, how))
+    return _run(pump, operation, terms, lambda how: pump.engine.domain_suspend(domid, fd, live, how))
 
 
 def insert(pump: Pump, domid: int, vdev: str, path: str | None, format: str, terms: Terms) -> Operation:
@@ -43,7 +43,7 @@ def insert(pump: Pump, domid: int, vdev: str, path: str | None, format: str, ter
     check_vdev(vdev)
     check_image(path, format)
     operation = _prepare(pump, f"cdrom_insert({check_domid(domid)}, {vdev!r})", domid, terms, forks=False)
-    return _run(operation, terms, lambda how: pump.engine.cdrom_insert(domid, vdev, path, format, how))
+    return _run(pump, operation, terms, lambda how: pump.engine.cdrom_insert(domid, vdev, path, format, how))
 
 
 def create(pump: Pump, config: object, fd: int | None, console: bool, terms: Terms) -> Operation:
@@ -65,10 +65,10 @@ def create(pump: Pump, config: object, fd: int | None, console: bool, terms: Ter
         def start(ended: End) -> Callable[[], object]:
             return Build(pump, checked, for_user, fd, ended, tell).abort
 
-        operation.hand_over(start)
-    else:
-        operation.start(lambda how: _in_process(pump, operation, checked, fd, how, for_user))
-    return _await(operation, terms)
+        with pump.lock:
+            operation.hand_over(start)
+        return _await(operation, terms)
+    return _run(pump, operation, terms, lambda how: _in_process(pump, operation, checked, fd, how, for_user))
 
 
 def _in_process(
@@ -85,7 +85,8 @@ def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool
     check_timeout(terms.timeout)
     if terms.for_user is not None:
         check_user(terms.for_user, "for_user")
-    if forks and pump.binding.childproc is None:
+    # Without a loop the engine reaps its children itself.
+    if forks and pump.binding.childproc is None and pump.binding.osevent is not None:
         raise MisuseError(f"{what} forks, and this hub can't watch children here: open the Context in the main thread")
 
     def ended(rc: int) -> None:
@@ -99,8 +100,9 @@ def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool
     return operation
 
 
-def _run(operation: Operation, terms: Terms, call: Callable[[AsyncHow], object]) -> Operation:
-    operation.start(call)
+def _run(pump: Pump, operation: Operation, terms: Terms, call: Callable[[AsyncHow], object]) -> Operation:
+    with pump.lock:
+        operation.start(call)
     return _await(operation, terms)
 
 
