@@ -225,6 +225,30 @@ def test_a_shutdown_fires_release_once_until_the_domain_is_resumed(host: Host, s
     assert store.seen() == [RELEASE]
 
 
+def test_a_resumed_domain_of_which_xenstored_was_not_told_shuts_down_unheard(
+    local: SimHost, local_store: Store
+) -> None:
+    domid = local.create_domain()
+    local_store.watch(RELEASE)
+    local.shutdown_domain(domid, 2)
+    local.hypercalls.resumedomain(domid)
+    local.shutdown_domain(domid, 0)
+    assert local_store.seen() == [RELEASE]
+    local.hypercalls.resumedomain(domid)
+    local_store.do(Operation.RESUME, b"%d\0" % domid)
+    local.shutdown_domain(domid, 0)
+    assert local_store.seen() == [RELEASE]
+
+
+def test_watches_that_tell_the_same_are_told_once(host: Host, store: Store) -> None:
+    store.watch(b"/a")
+    store.watch(b"/a/b")
+    host.write("/a/b", "1")
+    with host.quiet():
+        host.write("/a/b", "2")
+    assert store.seen() == [b"/a/b"] * 2
+
+
 def test_death_fires_release_when_it_begins_and_not_again_when_it_ends(host: Host, store: Store) -> None:
     domid = host.create_domain()
     store.watch(RELEASE)

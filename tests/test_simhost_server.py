@@ -6,6 +6,7 @@ import errno
 import inspect
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -206,6 +207,23 @@ def test_a_client_that_never_reads_does_not_hold_up_others_and_loses_nothing(
         for _ in range(count):
             assert lazy.next().payload == b"x" * 4000
         sender.join()
+
+
+def test_a_client_that_never_reads_is_not_listened_to_for_ever(server: Server, remote: RemoteHost) -> None:
+    remote.write("/big", b"x" * 4000)
+    questions = encode(Message(Operation.READ, 7, 0, b"/big\0")) * 1000
+    with Raw(server) as lazy, Raw(server) as other:
+        lazy.sock.setblocking(False)
+        for _ in range(1000):
+            try:
+                lazy.sock.send(questions)
+            except BlockingIOError:
+                # At each answer to another client the server has come by here, too; so often makes room if it reads.
+                for _ in range(200):
+                    other.ask(Operation.READ, b"/none\0")
+                if not select.select([], [lazy.sock], [], 0)[1]:
+                    return
+    pytest.fail("the server took in 21 MB of requests that nobody reads the answers to")
 
 
 def test_a_reset_drops_clients_and_forgets_everything(server: Server, remote: RemoteHost) -> None:

@@ -243,6 +243,8 @@ SCRIPTS: dict[str, Script] = {
         (0, WRITE, b"/t/a\x003"),
         (1, Operation.RESET_WATCHES, b"\0"),
         (0, WRITE, b"/t/a/b\x003"),
+        (0, WATCH, b"/t/a\0root\0"),
+        (0, WRITE, b"/t/a\x004"),
         (0, WATCH, b"relative\0r\0"),
         (0, WRITE, b"relative/x\0r"),
         (0, WATCH, b"@releaseDomain\0r\0"),
@@ -298,12 +300,18 @@ SCRIPTS: dict[str, Script] = {
         (0, LS, b"/t\0"),
         (0, LS, b"/t/b\0"),
         (0, GET, b"/t/a\0"),
+        # Changed itself and removed with its parent: whichever comes first, watches above hear of the former.
+        (0, START, b"\0"),
+        (0, WRITE, b"/t/b\0x", 7),
+        (0, RM, b"/t\0", 7),
+        (0, WRITE, b"/t/a\0x", 7),
+        (0, END, b"T\0", 7),
         # Watches know nothing of transactions.
         (0, WATCH, b"/u\0u\0", 99),
         (0, UNWATCH, b"/u\0u\0", 99),
         (0, START, b"\0"),
         (0, Operation.RESET_WATCHES, b"\0"),
-        (0, READ, b"/t\0", 7),
+        (0, READ, b"/t\0", 8),
     ],
     "permissions": [
         (0, MKDIR, b"/g\0"),

@@ -17,7 +17,8 @@ from pathlib import Path
 from gxl.simhost import abi, control
 from gxl.simhost.host import SimHost
 
-_CHUNK = 65536
+# Small, since each of two hundred requests in it may have an answer as large.
+_CHUNK = 4096
 # A client that leaves so much unread is not listened to until it reads.
 _UNREAD_MAX = 1024 * 1024
 
