@@ -17,9 +17,7 @@ class TestLibxl(EngineTests):
         return LibxlEngine()
 
     @pytest.fixture
-    def host(
-        self, served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch
-    ) -> RemoteHost:
+    def host(self, served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> RemoteHost:
         host, variables = served_host
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

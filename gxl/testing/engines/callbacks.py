@@ -286,5 +286,3 @@ def what_a_disaster_hook_raises_is_raised_by_the_call(rig: Rig) -> None:
     rig.host.release()
     with pytest.raises(ZeroDivisionError):
         rig.until(lambda: False, "what the hook raised")
-
-

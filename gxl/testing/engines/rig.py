@@ -258,8 +258,10 @@ class Rig:
         heard = 0 if self._listener is None else self._listener.barriers
         self.host.eject_disk(self._barrier, "xvdz")
         self.until(
-            lambda: (self._listener is not None and self._listener.barriers > heard)
-            or self.engine.event_check(mask(EventType.DISK_EJECT), lambda event: event.for_user == BARRIER),
+            lambda: (
+                (self._listener is not None and self._listener.barriers > heard)
+                or self.engine.event_check(mask(EventType.DISK_EJECT), lambda event: event.for_user == BARRIER)
+            ),
             "the eject of a disk is reported",
         )
         self.engine.evdisable_disk_eject(evgen)
