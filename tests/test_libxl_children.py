@@ -16,7 +16,7 @@ import pytest
 from libxl_pump import Hooks, drained, pump, pump_for_ever
 from requirements import Requirements
 
-from gxl.engines.libxl import LibxlEngine
+from gxl.engines.libxl import LibxlEngine, children
 from gxl.engines.libxl.children import plain_fork
 from gxl.engines.libxl.loading import ffi, libc
 from gxl.errors import Disaster, Fail, MisuseError
@@ -151,6 +151,29 @@ def test_the_engine_can_not_be_called_where_it_forks(engine: LibxlEngine, host: 
 
     engine.childproc_setmode(hooks(SigchldOwner.LIBXL, fork))
     engine.domain_destroy(host.create_domain())
+
+
+def test_in_libxls_middle_process_a_fork_is_a_plain_one(
+    engine: LibxlEngine, host: RemoteHost, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a device model is started, libxl's child forks again, through the same hook."""
+    ctx = engine._ctx
+    calls = []
+
+    def fork() -> int:
+        calls.append(1)
+        pid = plain_fork()
+        if pid == 0:
+            grandchild = children._fork_replacement(ctx.handle)
+            if grandchild == 0:
+                os._exit(7)
+            status = os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])
+            os._exit(0 if (status, len(calls), in_library_fork()) == (7, 1, True) else 1)
+        return pid
+
+    engine.childproc_setmode(hooks(SigchldOwner.LIBXL, fork))
+    engine.domain_destroy(host.create_domain())
+    assert capfd.readouterr().err == ""
 
 
 def test_sigchld_occurred_reaps_libxls_children_and_no_others(engine: LibxlEngine, host: RemoteHost) -> None:

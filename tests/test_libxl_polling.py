@@ -14,6 +14,7 @@ import pytest
 from libxl_pump import Hooks, drained, pump
 
 from gxl.engines.libxl import LibxlEngine
+from gxl.engines.libxl.polling import PollSet
 from gxl.errors import Disaster
 from gxl.events import DomainDeath, DomainShutdown, Event, mask
 from gxl.interfaces import AsyncHow
@@ -60,6 +61,37 @@ def test_several_threads_that_wait_get_one_event_each(engine: LibxlEngine, host:
     for thread in threads:
         thread.join(10)
     assert sorted(event.domid for event in waited) == domids
+
+
+def test_a_waiter_that_was_about_to_sleep_hears_of_what_another_pumped_in(
+    engine: LibxlEngine, host: RemoteHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domids = [host.create_domain(), host.create_domain()]
+    for domid in domids:
+        engine.evenable_domain_death(domid)
+    about_to_sleep, go_on = threading.Event(), threading.Event()
+    real_before = PollSet.before
+
+    def before(self: PollSet, now: float | None) -> tuple[int, int]:
+        if threading.current_thread() is sleepy and not go_on.is_set():
+            about_to_sleep.set()
+            go_on.wait(10)
+        return real_before(self, now)
+
+    monkeypatch.setattr(PollSet, "before", before)
+    waited: list[Event] = []
+    sleepy = threading.Thread(
+        target=lambda: waited.append(engine.event_wait(predicate=lambda event: event.domid == domids[0]))
+    )
+    sleepy.start()
+    about_to_sleep.wait(10)
+    with host.quiet():
+        for domid in domids:
+            host.destroy_domain(domid)
+    assert engine.event_wait(predicate=lambda event: event.domid == domids[1]) == DomainDeath(domids[1])
+    go_on.set()
+    sleepy.join(5)
+    assert waited == [DomainDeath(domids[0])]
 
 
 def test_waiting_leaves_other_events_in_order(engine: LibxlEngine, host: RemoteHost, three_deaths: list[int]) -> None:

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 class Token:
     """What hooks get as for_libxl. libxl's own token, the nexus, is recycled; this is not.
 
-    `wanted`: an fd has not been deregistered, a timeout has not occurred. `registered`: the application has taken it.
+    `registered`: the application has taken it. `occurred`: it is a timeout, and has been reported.
     """
 
-    __slots__ = ("ctx", "key", "nexus", "registered", "registration", "wanted", "what")
+    __slots__ = ("ctx", "key", "nexus", "occurred", "registered", "registration", "what")
 
     def __init__(self, ctx: Ctx, key: int, nexus: CData, what: str) -> None:
         self.ctx = ctx
         self.key = key
         self.nexus = nexus
         self.what = what
-        self.wanted = True
+        self.occurred = False
         self.registered = False
         self.registration: Any = None
 
@@ -67,22 +67,21 @@ class OSEvents:
         self._ctx.lib.libxl_osevent_register_hooks(self._ctx.pointer, _HOOKS, self._ctx.handle)
 
     def occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
-        """libxl_osevent_occurred_fd. What is stale by now is nobody's fault."""
+        """libxl_osevent_occurred_fd. libxl ignores what is stale by now."""
         token = self._own(for_libxl, FdToken)
         self._ctx.children.check_pump()
-        if token.wanted:
-            try:
-                self._ctx.lib.libxl_osevent_occurred_fd(self._ctx.pointer, token.nexus, fd, events, revents)
-            except OverflowError as error:
-                raise ValueError(f"fd, events and revents must be C's, not {fd}, {events}, {revents}") from error
+        try:
+            self._ctx.lib.libxl_osevent_occurred_fd(self._ctx.pointer, token.nexus, fd, events, revents)
+        except OverflowError as error:
+            raise ValueError(f"fd, events and revents must be C's, not {fd}, {events}, {revents}") from error
 
     def occurred_timeout(self, for_libxl: object) -> None:
         """libxl_osevent_occurred_timeout. A second time, it would make libxl's list of free nexi circular."""
         token = self._own(for_libxl, TimeoutToken)
         self._ctx.children.check_pump()
-        if not token.wanted:
+        if token.occurred:
             raise MisuseError(f"{token!r} has occurred already: report each once, however often timeout_modify came")
-        token.wanted = False
+        token.occurred = True
         self._tokens.pop(token.key)
         self._ctx.lib.libxl_osevent_occurred_timeout(self._ctx.pointer, token.nexus)
 
@@ -105,7 +104,6 @@ class OSEvents:
     def fd_deregister(self, fd: int, registration: CData) -> None:
         token = self._token(registration)
         del self._tokens[token.key]
-        token.wanted = False
         if token.registered:
             call = self._ctx.current()
             call.inside = HOOK
