@@ -109,7 +109,8 @@ class Device:
 
 
 def test_where_there_is_no_end_of_file_a_ping_that_is_not_answered_tells() -> None:
-    hooks, device, lost = Recorder(), Device(), []
+    hooks, device = Recorder(), Device()
+    lost: list[str] = []
     side = SideChannel(device, hooks, lost.append, lambda: None, lambda f: f())  # type: ignore[arg-type]
     assert [name for name, *_ in hooks.calls] == ["fd_register", "timeout_register"]
     side.ping()

@@ -130,7 +130,7 @@ def test_report_does_not_switch_even_for_what_ends_the_program(rig: Rig) -> None
 
 
 def wait_for_a_timer() -> None:
-    with HUB.loop.timer(0.001) as timer:
+    with HUB.loop.timer(0.001) as timer:  # type: ignore[attr-defined]  # its stubs don't know
         HUB.wait(timer)
 
 
@@ -177,14 +177,16 @@ def test_whatever_would_block_is_refused_under_the_guard(rig: Rig, number: int) 
 
 
 def test_what_needs_no_switch_is_allowed_under_the_guard(rig: Rig) -> None:
-    lock, event, channel = gevent.lock.RLock(), gevent.event.Event(), gevent.queue.SimpleQueue()
+    lock, event = gevent.lock.RLock(), gevent.event.Event()
+    native: queue.Queue[int] = queue.Queue()
+    channel: gevent.queue.SimpleQueue[int] = gevent.queue.SimpleQueue()
     done: list[int] = []
     with rig.binding.no_switch():
         with lock, threading.Lock():
             gevent.spawn(done.append, 1)
         event.set()
         channel.put(1)
-        queue.Queue().put(1)
+        native.put(1)
     assert event.wait(0)
     assert channel.get() == 1
     gevent.sleep(0)
