@@ -56,6 +56,15 @@ def check_typemask(typemask: object) -> int:
     return number
 
 
+def check_filters(typemask: int, domid: int | None, user: int | None) -> tuple[int, int | None, int | None]:
+    """What event_check and event_wait choose events by."""
+    return (
+        check_typemask(typemask),
+        None if domid is None else check_domid(domid),
+        None if user is None else check_user(user),
+    )
+
+
 def check_timeout(timeout: object) -> float | None:
     """Seconds to wait: None for ever, 0 for not at all."""
     if timeout is None:

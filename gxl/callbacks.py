@@ -9,18 +9,22 @@ instead) works the list off. It lives only while there is work.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
+from gxl.arguments import check_typemask
 from gxl.errors import Disaster
 from gxl.events import Event
-from gxl.interfaces import IEventHooks, IHubBinding
+from gxl.interfaces import ICoroutineBinding, IEventHooks, IHubBinding
 
 
 class Callbacks:
     """The hooks of Context.event_register_callbacks, and what is still to be told them."""
 
-    def __init__(self, binding: IHubBinding) -> None:
+    def __init__(self, binding: IHubBinding, lock: AbstractContextManager[object]) -> None:
         self._binding = binding
+        self._lock = lock
+        self._awaits = ICoroutineBinding.providedBy(binding)
         self._hooks: IEventHooks | None = None
         self._work: deque[Callable[[], object]] = deque()
         self._running = False
@@ -28,6 +32,11 @@ class Callbacks:
 
     def register(self, hooks: IEventHooks | None) -> None:
         """Use these from now on. What is listed already still goes to those it was listed for."""
+        if hooks is not None:
+            hooks = IEventHooks(hooks)
+            check_typemask(hooks.event_occurs_mask)
+            if hooks.event_occurs_mask and not callable(hooks.event_occurs):
+                raise ValueError(f"a mask of {hooks.event_occurs_mask:#x} needs a callable event_occurs")
         self._hooks = hooks
 
     def event(self, event: Event) -> bool:
@@ -61,16 +70,32 @@ class Callbacks:
             self._running = True
             self._binding.spawn(self._run)
 
-    def _run(self) -> None:
-        try:
-            while self._work:
-                try:
-                    self._work.popleft()()
-                except Exception as error:
-                    self._binding.report(error)
-        finally:
-            # A callback may end its greenlet (GreenletExit is no Exception); the rest must still run.
-            if self._work:
+    def _run(self) -> object:
+        while work := self._next():
+            try:
+                result = work()
+            except Exception as error:
+                self._binding.report(error)
+            except BaseException:
+                # A callback may end its greenlet (GreenletExit is no Exception); the rest must still run.
                 self._binding.spawn(self._run)
+                raise
             else:
-                self._running = False
+                if self._awaits and isinstance(result, Awaitable):
+                    return self._finish(result)
+        return None
+
+    async def _finish(self, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except Exception as error:
+            self._binding.report(error)
+        finally:
+            self._binding.spawn(self._run)
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._lock:
+            if self._work:
+                return self._work.popleft()
+            self._running = False
+            return None

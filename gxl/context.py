@@ -4,24 +4,25 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
-from gxl import engines, hubhooks
-from gxl.arguments import check_domid, check_timeout, check_typemask, check_user, check_vdev
+from gxl import engines, hubhooks, toolstack
+from gxl.arguments import check_domid, check_fd, check_filters, check_timeout, check_user, check_vdev
+from gxl.closing import Closing
 from gxl.domains import Domain, find, with_names
 from gxl.errors import ContextClosed, MisuseError
-from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, OperationComplete, mask
+from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
 from gxl.expect import Expectation
 from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
 from gxl.operations import Operation
 from gxl.pump import Pump
+from gxl.toolstack import Terms
 from gxl.watch import Watcher
 
 
@@ -32,9 +33,10 @@ class Context:
     and is as good as new. `hub`: who owns the event loop. None means the one that this code runs in; else a name, or
     an object that provides IHub.
 
-    A Context belongs to the thread (under gevent: the hub) and the process that made it; its methods raise MisuseError
-    elsewhere. All of them may be called from any greenlet, and from callbacks. Once closed, they raise ContextClosed;
-    once libxl or xenstored is beyond help, Disaster. Close it, or use it as a context manager.
+    A Context belongs to the process that made it and, where there is a loop, to its thread; its methods raise
+    MisuseError elsewhere. All of them may be called from any greenlet, and from callbacks. Once closed, they raise
+    ContextClosed; once libxl or xenstored is beyond help, Disaster. Close it, or use it as a context manager. Where the
+    loop runs coroutines, whatever waits raises MisuseError, and names what to await instead.
 
     Raises EngineUnavailable if there is no such engine here, with every attempt and its reason.
     """
@@ -72,13 +74,14 @@ class Context:
 
         A predicate must not block or switch. One that raises loses no event; the exception surfaces here.
         """
-        pump = self._enter()
-        typemask, domid, user = _filters(typemask, domid, user)
-        pump.drain()
-        event = pump.mailbox.take(typemask, predicate, domid, user)
-        if event is None and pump.dead is not None:
-            raise pump.dead.again()
-        return event
+        with self._pump.lock:
+            pump = self._enter()
+            typemask, domid, user = check_filters(typemask, domid, user)
+            pump.drain()
+            event = pump.mailbox.take(typemask, predicate, domid, user)
+            if event is None and pump.dead is not None:
+                raise pump.dead.again()
+            return event
 
     def event_wait(
         self,
@@ -97,11 +100,25 @@ class Context:
         `timeout`: seconds; None waits for ever, 0 does not wait. Raises WaitTimeout when they are over, ContextClosed
         if the context is closed meanwhile, Disaster if events may have been missed.
         """
+        with self._pump.lock:
+            pump = self._enter()
+            typemask, domid, user = check_filters(typemask, domid, user)
+            timeout = check_timeout(timeout)
+            pump.check_can_block("`async for event in ctx`, or await what ctx.expect() returns")
+            pump.drain()
+            return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
+
+    def __aiter__(self) -> Self:
+        """Where the loop runs coroutines, `async for event in ctx` takes every event, until the context is closed."""
+        return self
+
+    async def __anext__(self) -> Event:
         pump = self._enter()
-        typemask, domid, user = _filters(typemask, domid, user)
-        timeout = check_timeout(timeout)
         pump.drain()
-        return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
+        try:
+            return await pump.mailbox.awaited()
+        except ContextClosed:
+            raise StopAsyncIteration from None
 
     def event_register_callbacks(self, hooks: IEventHooks | None) -> None:
         """Send the events of `hooks.event_occurs_mask` to `hooks.event_occurs` instead of the queue; None: none.
@@ -113,14 +130,10 @@ class Context:
 
         Raises ValueError if the mask is not 0 and there is no event_occurs.
         """
-        pump = self._enter()
-        if hooks is not None:
-            hooks = IEventHooks(hooks)
-            check_typemask(hooks.event_occurs_mask)
-            if hooks.event_occurs_mask and not callable(hooks.event_occurs):
-                raise ValueError(f"a mask of {hooks.event_occurs_mask:#x} needs a callable event_occurs")
-        pump.drain()
-        pump.callbacks.register(hooks)
+        with self._pump.lock:
+            pump = self._enter()
+            pump.drain()
+            pump.callbacks.register(hooks)
 
     def evenable_domain_death(self, domid: int, user: int = 0, *, present: bool = True) -> DomainDeathEvgen:
         """Report the shutdown and the death of the domain that now has this domid.
@@ -171,25 +184,25 @@ class Context:
         also asked to when the waiting greenlet is killed. With `for_user`, an OperationComplete with that for_user is
         queued at the end as well, unless the operation could not even be started.
         """
-        return self._operate("domain_pause", domid, wait, timeout, for_user)
+        return toolstack.operate(self._enter_alive(), "domain_pause", domid, Terms(wait, timeout, for_user))
 
     def domain_unpause(
         self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
     ) -> Operation:
         """Let the domain's vcpus run again."""
-        return self._operate("domain_unpause", domid, wait, timeout, for_user)
+        return toolstack.operate(self._enter_alive(), "domain_unpause", domid, Terms(wait, timeout, for_user))
 
     def domain_shutdown(
         self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
     ) -> Operation:
         """Ask the guest to shut down; it has a minute to acknowledge the request. Watch the domain to see it happen."""
-        return self._operate("domain_shutdown", domid, wait, timeout, for_user)
+        return toolstack.operate(self._enter_alive(), "domain_shutdown", domid, Terms(wait, timeout, for_user))
 
     def domain_reboot(
         self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
     ) -> Operation:
         """Ask the guest to shut down with reason REBOOT; starting it again is the toolstack's business."""
-        return self._operate("domain_reboot", domid, wait, timeout, for_user)
+        return toolstack.operate(self._enter_alive(), "domain_reboot", domid, Terms(wait, timeout, for_user))
 
     def domain_destroy(
         self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
@@ -198,40 +211,75 @@ class Context:
 
         Raises MisuseError where the hub can't watch children (under gevent: off the main thread).
         """
-        return self._operate("domain_destroy", domid, wait, timeout, for_user, forks=True)
+        return toolstack.operate(
+            self._enter_alive(), "domain_destroy", domid, Terms(wait, timeout, for_user), forks=True
+        )
 
-    def _operate(
+    def domain_create(
         self,
-        function: str,
-        domid: int,
-        wait: bool,
-        timeout: float | None,
-        for_user: int | None,
-        forks: bool = False,
+        config: str | dict[str, Any],
+        console: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+        for_user: int | None = None,
     ) -> Operation:
-        pump = self._enter_alive()
-        check_domid(domid)
-        timeout = check_timeout(timeout)
-        if for_user is not None:
-            check_user(for_user, "for_user")
-        if forks and pump.binding.childproc is None:
-            raise MisuseError(
-                f"{function} forks, and this hub can't watch children here: open the Context in the main thread"
-            )
+        """Create a domain, and leave it paused: domain_unpause it. Its domid is the Operation's.
 
-        def ended(rc: int) -> None:
-            if for_user is not None:
-                pump.accept(pump.feeds.stamp(OperationComplete(domid, rc), None, for_user, None))
+        `config` is libxl's JSON, as text or as the dict that it stands for: what `xl create --dryrun` prints. A domain
+        without a UUID in `c_info` gets a random one. With `console`, a DomainCreateConsoleAvailable is queued when its
+        console can be opened, whose for_user is `for_user`, or 0. A process of its own calls libxl; if that dies or
+        is stuck, the operation fails, and what it left of the domain is destroyed.
+        """
+        return toolstack.create(self._enter_alive(), config, None, console, Terms(wait, timeout, for_user))
 
-        operation = Operation(pump, f"{function}({domid})", ended)
-        operation.start(lambda how: getattr(pump.engine, function)(domid, how))
-        if wait:
-            try:
-                operation.wait(timeout)
-            except BaseException:
-                operation.abort()
-                raise
-        return operation
+    def domain_restore(
+        self,
+        fd: int,
+        config: str | dict[str, Any],
+        console: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+        for_user: int | None = None,
+    ) -> Operation:
+        """Create a domain in the state that domain_suspend wrote, read from `fd`; otherwise as domain_create.
+
+        `config`: the one that it was created with. Leave `fd` alone until the end: it is in use, and blocking.
+        """
+        check_fd(fd)
+        return toolstack.create(self._enter_alive(), config, fd, console, Terms(wait, timeout, for_user))
+
+    def domain_suspend(
+        self,
+        domid: int,
+        fd: int,
+        live: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+        for_user: int | None = None,
+    ) -> Operation:
+        """Let the guest suspend itself, and write its state to `fd`; with `live`, most of it while it still runs.
+
+        Afterwards the domain is there, shut down with reason SUSPEND: domain_destroy it. Leave `fd` alone until the
+        end: it is in use, and blocking. What is in `fd` is libxl's alone; `xl` writes a header of its own before it.
+        """
+        return toolstack.suspend(self._enter_alive(), domid, fd, live, Terms(wait, timeout, for_user))
+
+    def cdrom_insert(
+        self,
+        domid: int,
+        vdev: str,
+        path: str | None,
+        format: str = "raw",
+        wait: bool = True,
+        timeout: float | None = None,
+        for_user: int | None = None,
+    ) -> Operation:
+        """Put the image file `path` into the CD drive `vdev` of an HVM domain; None takes out what is in it.
+
+        `format`: "raw", "qcow2", "vhd" … Both are the caller's to know. Nothing that an eject event says of its disk
+        belongs here: the guest chose it.
+        """
+        return toolstack.insert(self._enter_alive(), domid, vdev, path, format, Terms(wait, timeout, for_user))
 
     def watch(
         self,
@@ -300,7 +348,9 @@ class Context:
     def list_domain(self) -> list[Domain]:
         """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""
         pump = self._enter_alive()
-        return with_names(pump.engine.list_domain(), pump.side, pump.binding.waiter)
+        pump.check_can_block("ctx.engine.list_domain(), which needs no waiting, and knows no names")
+        with pump.lock:
+            return with_names(pump.engine.list_domain(), pump.side, pump.binding.waiter)
 
     @property
     def queued(self) -> int:
@@ -324,26 +374,40 @@ class Context:
         libxl context is abandoned, and a ResourceWarning says so.
         """
         timeout = check_timeout(timeout)
-        if self._closed or self._pump.in_child:
-            self._closed = True
-            return
-        self._pump.binding.check_caller()
-        self._closed = True
+        with self._pump.lock:
+            closing = self._begin_closing("`await ctx.aclose()`, or use `async with`")
+            if closing is not None:
+                closing.wait(timeout)
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """close(), where the loop runs coroutines; `async with` does it, too."""
+        timeout = check_timeout(timeout)
+        closing = self._begin_closing()
+        if closing is not None:
+            await closing.awaited(timeout)
+
+    def _begin_closing(self, instead: str = "") -> Closing | None:
         pump = self._pump
-        pump.mailbox.fail(_closed_error, EVENTMASK_ALL, closing=True)
-        pump.mailbox.discard()
-        pump.callbacks.stop()
-        for operation in list(pump.operations):
-            operation.abort()
-        if not pump.free() and not _freed_in_time(pump, timeout):
-            warnings.warn(
-                f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",
-                ResourceWarning,
-                stacklevel=2,
-            )
+        if self._closed or pump.in_child:
+            self._closed = True
+            return None
+        pump.binding.check_caller()
+        if instead:
+            pump.check_can_block(instead)
+        self._closed = True
+        return Closing(pump, _closed_error)
 
     def __enter__(self) -> Self:
+        self._pump.check_can_block("`async with`")
         return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -384,28 +448,3 @@ class Context:
 
 def _closed_error() -> ContextClosed:
     return ContextClosed("this Context is closed")
-
-
-def _filters(typemask: int, domid: int | None, user: int | None) -> tuple[int, int | None, int | None]:
-    return (
-        check_typemask(typemask),
-        None if domid is None else check_domid(domid),
-        None if user is None else check_user(user),
-    )
-
-
-def _freed_in_time(pump: Pump, timeout: float | None) -> bool:
-    """Wait for what is pending, then free; False if that took too long, and the pump was abandoned."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    try:
-        waiter = pump.binding.waiter()
-        pump.on_progress(waiter.wake)
-        while not pump.free():
-            left = None if deadline is None else deadline - time.monotonic()
-            if (left is not None and left <= 0) or not waiter.wait(left):
-                break
-    finally:
-        # Also when the caller is killed here, or may not wait at all.
-        if not pump.freed:
-            pump.abandon()
-    return not pump.abandoned

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from gxl.arguments import check_timeout
 from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
@@ -44,10 +45,20 @@ class Expectation:
         Raises WaitTimeout after `timeout` seconds, what the predicate raised, and ContextClosed or Disaster if the
         context ended first. Outside the `with` block, and without an event, MisuseError.
         """
-        self._pump.binding.check_caller()
+        pump = self._pump
+        pump.binding.check_caller()
         timeout = check_timeout(timeout)
-        if not self._settled() and not self._waiters.wait(timeout) and not self._settled():
-            raise WaitTimeout(f"what was expected of domain {self._domid} did not happen within {timeout} s")
+        pump.check_can_block("await the expectation itself")
+        with pump.lock:
+            if not self._settled() and not self._waiters.wait(timeout) and not self._settled():
+                raise WaitTimeout(f"what was expected of domain {self._domid} did not happen within {timeout} s")
+            return self._result()
+
+    def __await__(self) -> Generator[Any, Any, Event]:
+        """wait(), where the loop runs coroutines."""
+        self._pump.binding.check_caller()
+        if not self._settled():
+            yield from self._waiters.awaited(None).__await__()
         return self._result()
 
     def __enter__(self) -> Self:
@@ -56,8 +67,8 @@ class Expectation:
             raise MisuseError("an expectation is used once: ask the Context for another")
         self._was_armed = True
         feeds = self._pump.feeds
-        self._pump.enders[self] = None
-        with contextlib.ExitStack() as arming:
+        with self._pump.lock, contextlib.ExitStack() as arming:
+            self._pump.enders[self] = None
             arming.callback(self._pump.enders.pop, self, None)
             if self._typemask & _LIFE:
                 arming.enter_context(feeds.watch_domain(self._domid, 0, self._take, present=True))
@@ -69,8 +80,9 @@ class Expectation:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._armed.close()
-        self.end(MisuseError("the expectation's `with` block is over, and the event had not come"))
+        with self._pump.lock:
+            self._armed.close()
+            self.end(MisuseError("the expectation's `with` block is over, and the event had not come"))
 
     def end(self, error: GxlError) -> None:
         """No event will come any more."""

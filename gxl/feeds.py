@@ -18,6 +18,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -53,7 +54,8 @@ class Evgen:
 
     def disable(self) -> None:
         """Stop generating events. Those that occurred before may still be returned. Idempotent."""
-        self._feeds.disable(self)
+        with self._feeds.lock:
+            self._feeds.disable(self)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +127,14 @@ class _DiskFeed:
 class Feeds:
     """All feeds of one Context."""
 
-    def __init__(self, engine: IEngine, side: SideChannel, settle: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        engine: IEngine,
+        side: SideChannel,
+        settle: Callable[[], object],
+        lock: AbstractContextManager[object],
+    ) -> None:
+        self.lock = lock
         self._engine = engine
         self._side = side
         # Delivers what the engine has reported already, so that a state is not judged before its events are.
@@ -138,6 +147,10 @@ class Feeds:
 
     def watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
         """Begin to report one life of `domid`, the one that it has now, to `sink`."""
+        with self.lock:
+            return self._watch_domain(domid, user, sink, present)
+
+    def _watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
         self._settle()
         info = self._info(domid)
         evgen = DomainDeathEvgen(self, domid, user, sink)
@@ -159,6 +172,10 @@ class Feeds:
 
     def watch_disk(self, domid: int, vdev: str, user: int, sink: Sink) -> DiskEjectEvgen:
         """Begin to report ejects of `vdev` to `sink`."""
+        with self.lock:
+            return self._watch_disk(domid, vdev, user, sink)
+
+    def _watch_disk(self, domid: int, vdev: str, user: int, sink: Sink) -> DiskEjectEvgen:
         number = devid(vdev)
         self._settle()
         info = self._info(domid)

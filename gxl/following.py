@@ -19,16 +19,18 @@ class Following:
         self._user = user
         self._sink = sink
         self._evgens: dict[tuple[int, UUID], DomainDeathEvgen] = {}
-        self._look()
-        pump.introduced.append(self._look)
+        with pump.lock:
+            self._look()
+            pump.introduced.append(self._look)
 
     def disable(self) -> None:
         """Stop following. Events that occurred before may still be returned. Idempotent."""
-        if self._look in self._pump.introduced:
-            self._pump.introduced.remove(self._look)
-        for evgen in list(self._evgens.values()):
-            evgen.disable()
-        self._evgens.clear()
+        with self._pump.lock:
+            if self._look in self._pump.introduced:
+                self._pump.introduced.remove(self._look)
+            for evgen in list(self._evgens.values()):
+                evgen.disable()
+            self._evgens.clear()
 
     def _look(self) -> None:
         present = {(info.domid, info.uuid) for info in self._pump.engine.list_domain() if info.domid != 0}

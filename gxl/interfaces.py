@@ -18,7 +18,7 @@ parameters nor annotations: keep to the positional shapes given here.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -451,18 +451,28 @@ class IWaiter(Interface):
         """
 
 
+class IAwaitableWaiter(IWaiter):
+    """A waiter of a loop that runs coroutines. Its wait() raises MisuseError where the loop is running already."""
+
+    def awaited(timeout: float | None) -> Awaitable[bool]:
+        """wait(timeout), as something to await. A cancelled task takes no wake-up with it."""
+
+
 class IHubBinding(Interface):
     """One engine's place in an event loop, made by IHub.attach and belonging to the thread that called it."""
 
     osevent = Attribute(
-        "An IOSEventHooks whose fds and timeouts report to the sink; or None: pump by beforepoll/afterpoll."
+        """An IOSEventHooks whose fds and timeouts report to the sink; or None where there is no loop.
+
+        Then the binding is an IPolledBinding, and the Context pumps by beforepoll and afterpoll.
+        """
     )
     childproc = Attribute(
         "An IChildProcHooks whose children are reported to the sink; or None where this loop can't watch children here."
     )
 
     def waiter() -> IWaiter:
-        """A new waiter for the calling greenlet, thread or task. An asyncio hub's can be awaited as well.
+        """A new waiter for the calling greenlet, thread or task: an IAwaitableWaiter where the loop runs coroutines.
 
         Raises MisuseError where the caller can't wait at all, such as a callback of the loop itself.
         """
@@ -496,6 +506,48 @@ class IHubBinding(Interface):
 
         Also right in a forked child, where it must leave the parent's loop unharmed.
         """
+
+
+class ICoroutineBinding(IHubBinding):
+    """A binding to a loop that runs coroutines.
+
+    Its waiters are IAwaitableWaiters, and it awaits what spawned code returns, if that can be awaited. In its loop,
+    nothing that blocks may be called.
+    """
+
+    def check_can_block(instead: str) -> None:
+        """Raises MisuseError where the loop is running, and names what to await instead. Elsewhere wait() may run it."""
+
+
+class IPollSource(Interface):
+    """What there is to poll for: a Context's engine, and gxl's own. Called with the binding's lock held."""
+
+    def before_poll() -> tuple[list[tuple[int, int]], float | None]:
+        """([(fd, events)…], seconds until after_poll is due anyway, None meaning no limit). An fd may be listed twice."""
+
+    def after_poll(fds: list[tuple[int, int, int]]) -> None:
+        """Do what poll's result implies: `fds` are the (fd, events, revents) of the latest before_poll.
+
+        Doesn't raise; stale or false readiness is harmless.
+        """
+
+
+class IPolledBinding(IHubBinding):
+    """A binding without a loop, whose `osevent` is None: whichever thread waits polls, and does the work.
+
+    It belongs to the process. Several threads may wait: one polls, the others are parked. wake() and call_soon() may
+    come from any thread, and take no lock.
+    """
+
+    lock = Attribute(
+        """A re-entrant lock, as a context manager: a Context does all its work inside.
+
+        wait() lets go of it meanwhile. Whoever leaves it makes the thread that polls ask before_poll anew.
+        """
+    )
+
+    def poll_for(source: IPollSource) -> None:
+        """From now on poll for this."""
 
 
 class IHub(Interface):

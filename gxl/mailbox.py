@@ -18,8 +18,9 @@ from contextlib import AbstractContextManager
 
 from gxl.errors import WaitTimeout
 from gxl.eventqueue import EventQueue
-from gxl.events import Event
+from gxl.events import EVENTMASK_ALL, Event
 from gxl.interfaces import IWaiter, Predicate
+from gxl.waiting import awaitable
 
 _Key = tuple[int | None, int | None]
 
@@ -96,11 +97,9 @@ class Mailbox:
         user: int | None,
     ) -> Event:
         """Like take, but parks the caller until there is such an event; WaitTimeout after `timeout` seconds."""
-        event = self.take(typemask, predicate, domid, user)
+        event = self._take_or_raise(typemask, predicate, domid, user)
         if event is not None:
             return event
-        if self._closed is not None:
-            raise self._closed()
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
         me = _Parked(next(self._serials), (domid, user), typemask, predicate, self._make_waiter())
@@ -110,6 +109,31 @@ class Mailbox:
         except BaseException:
             self._abandon(me)
             raise
+        return self._result(me, timeout)
+
+    async def awaited(self) -> Event:
+        """wait() for any event and without a limit, as something to await."""
+        event = self._take_or_raise(EVENTMASK_ALL, None, None, None)
+        if event is not None:
+            return event
+        me = _Parked(next(self._serials), (None, None), EVENTMASK_ALL, None, self._make_waiter())
+        self._enter(me)
+        try:
+            await awaitable(me.waiter).awaited(None)
+        except BaseException:
+            self._abandon(me)
+            raise
+        return self._result(me, None)
+
+    def _take_or_raise(
+        self, typemask: int, predicate: Predicate | None, domid: int | None, user: int | None
+    ) -> Event | None:
+        event = self.take(typemask, predicate, domid, user)
+        if event is None and self._closed is not None:
+            raise self._closed()
+        return event
+
+    def _result(self, me: _Parked, timeout: float | None) -> Event:
         if me.error is not None:
             raise me.error
         if me.event is None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 from gxl.arguments import check_timeout
+from gxl.building import End
 from gxl.errors import Aborted, GxlError, LibxlError, NotFound, WaitTimeout, from_rc
-from gxl.interfaces import AsyncHow
+from gxl.interfaces import AsyncHow, NewDomain
 from gxl.pump import Pump
 from gxl.waiting import Waiters
 
@@ -18,10 +20,14 @@ class Operation:
     Several may wait for it. It can be given to gevent.wait and gevent.iwait.
     """
 
-    def __init__(self, pump: Pump, what: str, on_end: Callable[[int], object]) -> None:
+    def __init__(self, pump: Pump, what: str, domain: NewDomain, on_end: Callable[[int], object]) -> None:
         self._pump = pump
         self._what = what
+        self.domain = domain
         self._on_end = on_end
+        self._abort: Callable[[], object] | None = None
+        self._aborting = False
+        self._why = ""
         self._how = AsyncHow(callback=self._called_back)
         self._waiters = Waiters(pump.binding)
         self._links: list[Callable[[Operation], object]] = []
@@ -38,16 +44,31 @@ class Operation:
         """0 after success, a libxl error code after failure, None before the end and where the end is not known."""
         return self._rc
 
+    @property
+    def domid(self) -> int | None:
+        """The domain that it is about. One that is being created has None, until that has ended well."""
+        return self.domain.domid
+
     def wait(self, timeout: float | None = None) -> None:
         """Wait, cooperatively, for the end; raise libxl's error if it failed.
 
         `timeout`: seconds; None waits as long as it takes, 0 not at all. Raises WaitTimeout when they are over: the
         operation goes on. ContextClosed or Disaster: the context has ended first, and the outcome is not known.
         """
-        self._pump.binding.check_caller()
+        pump = self._pump
+        pump.binding.check_caller()
         timeout = check_timeout(timeout)
-        if not self.done and not self._waiters.wait(timeout) and not self.done:
-            raise WaitTimeout(f"{self._what} has not ended within {timeout} s")
+        pump.check_can_block("await the Operation itself")
+        with pump.lock:
+            if not self.done and not self._waiters.wait(timeout) and not self.done:
+                raise WaitTimeout(f"{self._what} has not ended within {timeout} s")
+            self._raise_failure()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """wait(), where the loop runs coroutines."""
+        self._pump.binding.check_caller()
+        if not self.done:
+            yield from self._waiters.awaited(None).__await__()
         self._raise_failure()
 
     def abort(self) -> bool:
@@ -56,13 +77,19 @@ class Operation:
         False if there was nothing to ask: it has ended, or was asked before.
         """
         self._pump.binding.check_caller()
-        if self.done:
-            return False
-        try:
-            self._pump.engine.ao_abort(self._how)
-        except (NotFound, Aborted):
-            return False
-        return True
+        with self._pump.lock:
+            if self.done:
+                return False
+            if self._abort is not None:
+                asked, self._aborting = self._aborting, True
+                if not asked:
+                    self._abort()
+                return not asked
+            try:
+                self._pump.engine.ao_abort(self._how)
+            except (NotFound, Aborted):
+                return False
+            return True
 
     def ready(self) -> bool:
         """gevent's word for `done`."""
@@ -85,12 +112,29 @@ class Operation:
 
     def start(self, call: Callable[[AsyncHow], object]) -> None:
         """Begin: `call` hands the AsyncHow to the engine. What it raises has kept the operation from starting."""
-        self._pump.operations[self] = None
-        try:
-            call(self._how)
-        except BaseException:
-            self._pump.operations.pop(self, None)
-            raise
+        with self._pump.lock:
+            self._pump.operations[self] = None
+            try:
+                call(self._how)
+            except BaseException:
+                self._pump.operations.pop(self, None)
+                raise
+
+    def hand_over(self, start: Callable[[End], Callable[[], object]]) -> None:
+        """Begin in another process: `start` gets what to call at the end, and returns what asks it to stop."""
+
+        def ended(rc: int, why: str, domid: int | None) -> None:
+            self.domain.domid = domid if rc == 0 else None
+            self._why = why
+            self._ended(rc)
+
+        with self._pump.lock:
+            self._pump.operations[self] = None
+            try:
+                self._abort = start(ended)
+            except BaseException:
+                self._pump.operations.pop(self, None)
+                raise
 
     def end(self, error: GxlError) -> None:
         """The context has ended before the operation."""
@@ -126,5 +170,5 @@ class Operation:
         if self._lost is not None:
             raise type(self._lost)(*self._lost.args)
         if self._rc:
-            failure: LibxlError = from_rc(self._rc, self._what)
+            failure: LibxlError = from_rc(self._rc, f"{self._what}: {self._why}" if self._why else self._what)
             raise failure

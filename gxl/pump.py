@@ -18,17 +18,30 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from zope.interface import implementer
 
+from gxl.building import Build
 from gxl.callbacks import Callbacks
 from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
-from gxl.interfaces import IEngine, IEventHooks, IEventSink, IHub, IHubBinding, IStoreConnection
+from gxl.interfaces import (
+    ICoroutineBinding,
+    IEngine,
+    IEventHooks,
+    IEventSink,
+    IHub,
+    IHubBinding,
+    IOSEventHooks,
+    IPolledBinding,
+    IStoreConnection,
+)
 from gxl.mailbox import Mailbox
+from gxl.polling import Polling
 from gxl.sidechannel import SideChannel
 
 if TYPE_CHECKING:
@@ -77,26 +90,35 @@ class Pump:
         self.abandoned = False
         self.in_child = False
         self.operations: dict[Operation, None] = {}
+        self.builds: dict[Build, None] = {}
         # Whoever waits apart from the mailbox, to be told when the context ends.
         self.enders: dict[Ender, None] = {}
         self.introduced: list[Callable[[], object]] = []
         self.binding: IHubBinding = hub.attach(self)
+        # Where threads share a Context; a loop has one, and needs no lock.
+        self.lock: AbstractContextManager[object] = nullcontext()
+        self._coroutines = ICoroutineBinding(self.binding, None)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
-        self.callbacks = Callbacks(self.binding)
         claimed: IEngine | None = None
         try:
-            if self.binding.osevent is None:
-                raise EngineUnavailable(f"the hub {hub.name!r} offers no osevent hooks, and a Context needs them")
             self.engine: IEngine = engine.claim(self.binding.no_switch)
             claimed = self.engine
-            self.engine.osevent_register_hooks(self.binding.osevent)
+            hooks = self.binding.osevent
+            if hooks is not None:
+                self.engine.osevent_register_hooks(hooks)
+            else:
+                binding = IPolledBinding(self.binding)
+                self.lock = binding.lock
+                hooks = Polling(self)
+                binding.poll_for(hooks)
+            # What else is watched, apart from the engine, is watched by the same.
+            self.hooks: IOSEventHooks = hooks
             if self.binding.childproc is not None:
                 self.engine.childproc_setmode(self.binding.childproc)
             self.engine.event_register_callbacks(_Collector(self.arrived))
-            self.side = SideChannel(
-                self._connect(), self.binding.osevent, self._store_lost, self._introduced, self.binding.call_soon
-            )
-            self.feeds = Feeds(self.engine, self.side, self.drain)
+            self.side = SideChannel(self._connect(), hooks, self._store_lost, self._introduced, self.binding.call_soon)
+            self.feeds = Feeds(self.engine, self.side, self.drain, self.lock)
+            self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
             if claimed is not None:
                 claimed.ctx_free()
@@ -108,6 +130,8 @@ class Pump:
         """IEventSink: an fd is ready, the engine's or the side channel's."""
         if for_libxl is self.side:
             self._turn(self.side.ready)
+        elif isinstance(for_libxl, Build):
+            self._turn(for_libxl.ready, fd)
         else:
             self._turn(self.engine.osevent_occurred_fd, for_libxl, fd, events, revents)
 
@@ -115,12 +139,28 @@ class Pump:
         """IEventSink: a timeout is due."""
         if for_libxl is self.side:
             self._turn(self.side.ping)
+        elif isinstance(for_libxl, Build):
+            self._turn(for_libxl.due)
         else:
             self._turn(self.engine.osevent_occurred_timeout, for_libxl)
 
     def child_reaped(self, pid: int, status: int) -> None:
         """IEventSink: a child of the engine's has ended."""
         self._turn(self.engine.childproc_reaped, pid, status)
+
+    def check_can_block(self, instead: str) -> None:
+        """Raises MisuseError where to block would stop the loop; `instead` is what to do there."""
+        if self._coroutines is not None:
+            self._coroutines.check_can_block(instead)
+
+    @property
+    def pumpable(self) -> bool:
+        """Whether the engine has anything to poll for."""
+        return not self.freed and self.engine.dead is None
+
+    def polled(self, fds: list[tuple[int, int, int]]) -> None:
+        """Where there is no loop: poll(2) has returned."""
+        self._turn(self.engine.osevent_afterpoll, fds)
 
     def _turn(self, call: Callable[..., object], *args: object) -> None:
         if self.freed:
@@ -158,9 +198,11 @@ class Pump:
                 self.binding.report(error)
 
     def free(self) -> bool:
-        """Close the side channel and the engine. False if the engine has operations or children pending."""
+        """Close the side channel and the engine. False while there are operations or children pending."""
         if self.freed:
             return True
+        if self.builds:
+            return False
         self.side.close()
         try:
             self.engine.ctx_free()
@@ -185,6 +227,8 @@ class Pump:
         for ender in (*self.operations, *self.enders):
             ender.end(self.dead.again() if self.dead is not None else ContextClosed("the Context was closed"))
         self.enders.clear()
+        for build in list(self.builds):
+            build.let_go()
         self.feeds.sever()
         self.binding.close()
         _pumps.discard(self)
@@ -242,8 +286,11 @@ class Pump:
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""
         self.freed = self.in_child = True
+        self.lock = nullcontext()  # another of the parent's threads may hold the other one, for ever
         self.engine.postfork_child_noexec()
         self.binding.close()
+        for build in list(self.builds):
+            build.let_go()
 
 
 def _after_fork_in_child() -> None:

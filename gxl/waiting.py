@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
-from gxl.interfaces import IHubBinding, IWaiter
+from gxl.errors import MisuseError
+from gxl.interfaces import IAwaitableWaiter, IHubBinding, IWaiter
+
+
+def awaitable(waiter: IWaiter) -> IAwaitableWaiter:
+    """`waiter`, if its hub runs coroutines; MisuseError otherwise."""
+    if not IAwaitableWaiter.providedBy(waiter):
+        raise MisuseError("this hub runs no coroutines, so there is nothing to await: use the blocking form")
+    return waiter
 
 
 class Waiters:
@@ -21,6 +29,15 @@ class Waiters:
         self._waiters.append(waiter)
         try:
             return waiter.wait(timeout)
+        finally:
+            self._waiters.remove(waiter)
+
+    async def awaited(self, timeout: float | None) -> bool:
+        """wait(timeout), as something to await."""
+        waiter = awaitable(self._binding.waiter())
+        self._waiters.append(waiter)
+        try:
+            return await waiter.awaited(timeout)
         finally:
             self._waiters.remove(waiter)
 

@@ -62,25 +62,27 @@ class Watcher:
         self._over = False
         self._alive: int | None = None if domids is None else len(domids)
         self._sources: list[Following | DomainDeathEvgen] = []
-        pump.enders[self] = None
-        try:
-            if domids is None:
-                self._sources.append(Following(pump, 0, self._take))
-            else:
-                for domid in domids:
-                    self._sources.append(pump.feeds.watch_domain(domid, 0, self._take, present=True))
-        except BaseException:
-            self.close()
-            raise
+        with pump.lock:
+            pump.enders[self] = None
+            try:
+                if domids is None:
+                    self._sources.append(Following(pump, 0, self._take))
+                else:
+                    for domid in domids:
+                        self._sources.append(pump.feeds.watch_domain(domid, 0, self._take, present=True))
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Stop watching. Whoever iterates comes to an end, after the events that are there already. Idempotent."""
-        self._over = True
-        self._pump.enders.pop(self, None)
-        sources, self._sources = self._sources, []
-        for source in sources:
-            source.disable()
-        self._waiters.wake()
+        with self._pump.lock:
+            self._over = True
+            self._pump.enders.pop(self, None)
+            sources, self._sources = self._sources, []
+            for source in sources:
+                source.disable()
+            self._waiters.wake()
 
     def end(self, error: GxlError) -> None:
         """The context has ended: whoever iterates gets `error`, after the events that are there already."""
@@ -92,14 +94,30 @@ class Watcher:
         return self
 
     def __next__(self) -> Event:
+        pump = self._pump
+        pump.binding.check_caller()
+        pump.check_can_block("iterate by `async for`")
+        with pump.lock:
+            while not self._ready():
+                if not self._waiters.wait(self._left()):
+                    self.close()
+            event = self._next()
+            if event is None:
+                raise StopIteration
+            return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event, where the loop runs coroutines."""
         self._pump.binding.check_caller()
         while not self._ready():
-            left = None if self._deadline is None else self._deadline - time.monotonic()
-            if (left is not None and left <= 0) or not self._waiters.wait(left):
+            if not await self._waiters.awaited(self._left()):
                 self.close()
         event = self._next()
         if event is None:
-            raise StopIteration
+            raise StopAsyncIteration
         return event
 
     def __enter__(self) -> Self:
@@ -141,6 +159,9 @@ class Watcher:
         gap.count += 1
         queue.appendleft(gap)
         queue.append(event)
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def _ready(self) -> bool:
         return bool(self._queue or self._over)

@@ -20,7 +20,10 @@ from gxl.interfaces import IHub
 
 GROUP = "gxl.hubhooks"
 
-_OWN = (EntryPoint("gevent", "gxl.hubhooks.gevent:GeventHub", GROUP),)
+_OWN = (
+    EntryPoint("gevent", "gxl.hubhooks.gevent:GeventHub", GROUP),
+    EntryPoint("poll", "gxl.hubhooks.poll:PollHub", GROUP),
+)
 
 
 class Found(NamedTuple):

@@ -44,8 +44,9 @@ class Children:
     nobody watches. The other is a pidfd: a SIGCHLD gets lost when somebody installs another handler, and a status when
     somebody calls os.waitpid(-1), and libxl's operation would hang for ever.
 
-    `prepare()` runs before each fork; `reaper(pid, tell)` starts the loop's child watcher, which is to call
-    tell(status), and `later(seconds, f)` a timer; both return what cancels them.
+    `later(seconds, f)` starts a timer, and returns what cancels it. For loops that reap by themselves, `prepare()` runs
+    before each fork, and `reaper(pid, tell)` starts the loop's child watcher, which is to call tell(status), and
+    returns what cancels it.
     """
 
     chldowner = SigchldOwner.MAINLOOP
@@ -56,9 +57,9 @@ class Children:
         binding: IHubBinding,
         sink: IEventSink,
         fds: EpollSet,
-        prepare: Callable[[], object],
-        reaper: Callable[[int, Callable[[int], object]], Cancel],
         later: Callable[[float, Callable[[], object]], Cancel],
+        prepare: Callable[[], object] | None = None,
+        reaper: Callable[[int, Callable[[int], object]], Cancel] | None = None,
     ) -> None:
         self._binding = binding
         self._sink = sink
@@ -79,7 +80,8 @@ class Children:
         self._binding.check_caller()
         if self._closed:
             raise MisuseError("this hub binding is closed: it can't watch another child")
-        self._prepare()
+        if self._prepare is not None:
+            self._prepare()
         made: list[int] = []
         try:
             # An at-fork handler that switches would run the parent's greenlets in libxl's child. Python 3.12 warns if
@@ -98,11 +100,15 @@ class Children:
 
     def _watch(self, child: _Child) -> None:
         self._children.add(child)
-        child.cancels.append(self._reaper(child.pid, lambda status: self._finish(child, status)))
+        if self._reaper is not None:
+            child.cancels.append(self._reaper(child.pid, lambda status: self._finish(child, status)))
         try:
             pidfd = os.pidfd_open(child.pid)
         except OSError:
-            return  # Linux before 5.3, or out of fds: then only the loop tells
+            # Linux before 5.3, or out of fds.
+            if self._reaper is None:
+                child.cancels.append(self._later(_GRACE, lambda: self._look(child)))
+            return
         child.pidfd = self._fds.watch(pidfd, select.POLLIN, child, self._ended)
 
     def _ended(self, child: _Child, pidfd: int, events: int, revents: int) -> None:
@@ -118,6 +124,17 @@ class Children:
             exited = result.si_code == os.CLD_EXITED
             core = 0x80 if result.si_code == os.CLD_DUMPED else 0
             self._finish(child, result.si_status << 8 if exited else result.si_status | core)
+
+    def _look(self, child: _Child) -> None:
+        try:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+        except ChildProcessError:
+            self._lost(child)
+            return
+        if pid:
+            self._finish(child, status)
+        else:
+            child.cancels = [self._later(_GRACE, lambda: self._look(child))]
 
     def _lost(self, child: _Child) -> None:
         self._binding.report(

@@ -273,7 +273,7 @@ class GeventBinding:
         self._hold.start(_nothing)
         self.osevent = _OSEvent(self, self._fds)
         self.childproc = (
-            Children(self, sink, self._fds, self.loop.install_sigchld, self._watch_child, self._later)
+            Children(self, sink, self._fds, self._later, self.loop.install_sigchld, self._watch_child)
             if self.loop.default and hub.main_hub
             else None
         )

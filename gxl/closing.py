@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The end of a Context: whoever waits is told, operations are aborted, and libxl is freed once nothing is pending."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+from gxl.errors import GxlError
+from gxl.events import EVENTMASK_ALL
+from gxl.pump import Pump
+from gxl.waiting import Waiters
+
+
+class Closing:
+    """Begins it; wait() or awaited() ends it."""
+
+    def __init__(self, pump: Pump, error: Callable[[], GxlError]) -> None:
+        self._pump = pump
+        pump.mailbox.fail(error, EVENTMASK_ALL, closing=True)
+        pump.mailbox.discard()
+        pump.callbacks.stop()
+        for operation in list(pump.operations):
+            operation.abort()
+        self._waiters = Waiters(pump.binding)
+        pump.on_progress(self._waiters.wake)
+
+    def wait(self, timeout: float | None) -> None:
+        """Free the engine, waiting for what is pending; after `timeout` seconds abandon it, with a ResourceWarning."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not self._pump.free() and self._waiters.wait(_left(deadline)):
+                pass
+        finally:
+            # Also when the caller is killed here, or may not wait at all.
+            self._end(timeout)
+
+    async def awaited(self, timeout: float | None) -> None:
+        """wait(), as something to await."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not self._pump.free() and await self._waiters.awaited(_left(deadline)):
+                pass
+        finally:
+            self._end(timeout)
+
+    def _end(self, timeout: float | None) -> None:
+        if not self._pump.freed:
+            self._pump.abandon()
+            warnings.warn(
+                f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",
+                ResourceWarning,
+                stacklevel=4,
+            )
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
