@@ -62,14 +62,6 @@ def test_an_implementation_calls_its_parameters_as_the_contract_does(cls: type, 
             assert names[: len(contract)] == contract, f"{cls.__qualname__}.{name}"
 
 
-def test_the_contract_is_small() -> None:
-    assert {interface.__name__ for interface in CONTRACT} == {
-        *("IEngine", "IEvgen", "IStoreConnection"),
-        *("IOSEventHooks", "IChildProcHooks", "IEventHooks"),
-        *("IHub", "IHubBinding", "IEventSink", "IWaiter"),
-    }
-
-
 def test_every_part_of_the_contract_has_an_implementation() -> None:
     # IEventHooks is the application's; gxl has one of its own all the same.
     assert {interface for _, interface in IMPLEMENTATIONS} == set(CONTRACT)
