@@ -176,7 +176,6 @@ def test_off_the_main_thread_an_operation_that_forks_is_refused(world: World) ->
             said.append(str(error))
         ctx.domain_pause(domid)
         ctx.close()
-        gevent.get_hub().destroy()
 
     in_native_thread(elsewhere)
     assert len(said) == 1

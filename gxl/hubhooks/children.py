@@ -23,7 +23,11 @@ from gxl.interfaces import IChildProcHooks, IEventSink, IHubBinding, SigchldOwne
 
 Cancel = Callable[[], object]
 
-_GRACE = 0.05
+# A status that the loop has reaped reaches its child watcher within a turn or two of the loop. A turn may be long, on a
+# busy machine; so the grace is counted in turns that are each at least this long.
+_GRACE_TURNS = 5
+_GRACE_TURN = 0.01
+_LOOK_AGAIN = 0.05
 _STATUS_LOST = 255 << 8  # what libxl itself assumes of a child whose status it can't have
 
 
@@ -107,7 +111,7 @@ class Children:
         except OSError:
             # Linux before 5.3, or out of fds.
             if self._reaper is None:
-                child.cancels.append(self._later(_GRACE, lambda: self._look(child)))
+                child.cancels.append(self._later(_LOOK_AGAIN, lambda: self._look(child)))
             return
         child.pidfd = self._fds.watch(pidfd, select.POLLIN, child, self._ended)
 
@@ -118,7 +122,7 @@ class Children:
         except ChildProcessError:
             # Reaped already: by the loop, whose child watcher is about to be called, or by a stranger.
             self._fds.change(child.pidfd, 0)
-            child.cancels.append(self._later(_GRACE, lambda: self._lost(child)))
+            self._wait_for_the_loop(child, _GRACE_TURNS)
             return
         if result is not None:
             exited = result.si_code == os.CLD_EXITED
@@ -134,7 +138,13 @@ class Children:
         if pid:
             self._finish(child, status)
         else:
-            child.cancels = [self._later(_GRACE, lambda: self._look(child))]
+            child.cancels = [self._later(_LOOK_AGAIN, lambda: self._look(child))]
+
+    def _wait_for_the_loop(self, child: _Child, turns: int) -> None:
+        if not turns:
+            self._lost(child)
+        elif child in self._children:
+            child.cancels.append(self._later(_GRACE_TURN, lambda: self._wait_for_the_loop(child, turns - 1)))
 
     def _lost(self, child: _Child) -> None:
         self._binding.report(
