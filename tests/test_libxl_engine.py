@@ -110,7 +110,7 @@ def test_evgens_are_disabled_once_and_by_their_own_engine_and_function(engine: L
 
 def test_an_eject_evgen_on_a_dead_xenstored_is_an_error_and_no_crash(engine: LibxlEngine, host: RemoteHost) -> None:
     # The host drops connections that it has accepted; a request has been answered on this one.
-    engine.evenable_domain_death(0)
+    engine.evdisable_domain_death(engine.evenable_domain_death(0))
     host.drop_connections()
     with pytest.raises(Fail, match="xenstore can't be read"):
         engine.evenable_disk_eject(1, "xvda")
