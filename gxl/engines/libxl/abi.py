@@ -31,7 +31,7 @@ def prove(ffi: Any, lib: Any, libc: Any) -> int:
         _prove_eject(ffi, lib, libc)
         _prove_dominfo(ffi, lib, libc)
         return _measure_dominfo(ffi, lib)
-    except AttributeError as error:
+    except ffi.error as error:
         raise Mismatch(f"it lacks a function: {error}") from error
 
 

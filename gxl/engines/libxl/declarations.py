@@ -2,8 +2,7 @@
 """What gxl calls in libxenlight, libxentoollog, libxenstore and libc, for cffi.
 
 Building the package turns this file into the plain Python module `_declared` (setup.py); neither compiler nor Xen
-headers are involved. In a checkout that was never installed, `ffibuilder` itself does the same work, some
-milliseconds slower.
+headers are involved. A checkout that was never built does the same each time it loads libxl.
 
 The structs that libxl allocates (libxl_event, libxl_device_disk, libxl_dominfo) are declared only as far as every
 release from Xen 4.14 to 4.22 agrees on them: they are longer in reality, and differently so. So they are used through

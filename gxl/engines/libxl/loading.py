@@ -3,21 +3,39 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from gxl.engines.libxl import abi
 from gxl.errors import EngineUnavailable
 
-# Absent from a checkout that was never built; there cffi reads the declarations themselves.
-try:
-    from gxl.engines.libxl._declared import ffi as _ffi  # type: ignore[import-not-found, unused-ignore]
-except ImportError:
-    from gxl.engines.libxl.declarations import ffibuilder as _ffi
 
-ffi: Any = _ffi
+def build(builder: Any) -> Any:
+    """What building the package makes of the declarations, made now: an ffi that is the same in a checkout.
+
+    (`builder` would do by itself, but reads C types, and reports what is missing, otherwise than what was built.)
+    """
+    from cffi.recompiler import make_py_source
+
+    source = io.StringIO()
+    make_py_source(builder, "gxl.engines.libxl._declared", source)
+    module: dict[str, Any] = {}
+    exec(source.getvalue(), module)
+    return module["ffi"]
+
+
+def _declared() -> Any:
+    try:
+        return import_module("gxl.engines.libxl._declared").ffi
+    except ModuleNotFoundError:
+        return build(import_module("gxl.engines.libxl.declarations").ffibuilder)
+
+
+ffi: Any = _declared()
 CData = Any
 """A C value. Pointers stay inside gxl.engines.libxl."""
 
@@ -129,7 +147,7 @@ def _open(name: str, attempts: list[tuple[str, str]]) -> Any:
 def _prove(name: str, lib: Any) -> Library:
     try:
         path, base = mapped_object(ffi.addressof(lib, "libxl_ctx_alloc"))
-    except AttributeError as error:
+    except ffi.error as error:
         raise unavailable(f"{name} is no libxenlight.", [(name, str(error))]) from error
     path = os.path.realpath(path)
     if path in _loaded:
