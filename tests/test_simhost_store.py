@@ -3,19 +3,8 @@
 
 import pytest
 
-from gxl.simhost.store import (
-    NODE_SIZE_MAX,
-    NODES_PER_GUEST,
-    NODES_PER_TRANSACTION,
-    READ,
-    TOOLSTACK,
-    WRITE,
-    Caller,
-    Permission,
-    Store,
-    Transaction,
-    Tree,
-)
+from gxl.simhost.store import NODES_PER_TRANSACTION, Store, Transaction
+from gxl.simhost.tree import NODE_SIZE_MAX, NODES_PER_GUEST, READ, TOOLSTACK, WRITE, Caller, Permission, Tree
 
 GUEST = Caller(1)
 Changes = list[tuple[bytes, bool]]

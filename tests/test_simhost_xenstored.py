@@ -27,9 +27,9 @@ Answers = list[list[tuple[int, bytes]]]
 
 # What a guest may use is small here, so that tests reach the limits.
 QUOTAS = {
-    "gxl.simhost.store.NODES_PER_GUEST": ("-E", 12),
-    "gxl.simhost.store.NODE_SIZE_MAX": ("-S", 200),
-    "gxl.simhost.store.PERMISSIONS_PER_NODE": ("-A", 3),
+    "gxl.simhost.tree.NODES_PER_GUEST": ("-E", 12),
+    "gxl.simhost.tree.NODE_SIZE_MAX": ("-S", 200),
+    "gxl.simhost.requests.PERMISSIONS_PER_NODE": ("-A", 3),
     "gxl.simhost.store.NODES_PER_TRANSACTION": ("-Q", 8),
     "gxl.simhost.requests.WATCHES_PER_GUEST": ("-W", 3),
     "gxl.simhost.requests.TRANSACTIONS_PER_GUEST": ("-t", 2),
@@ -105,7 +105,7 @@ def both(
     # These quotas are about the daemon's resources, not about what it answers, and are not simulated.
     options = ["-Q", "memory=0", "-Q", "outstanding=1000000"]
     for name, (option, value) in QUOTAS.items():
-        monkeypatch.setattr(name.replace("store.PERM", "requests.PERM"), value)
+        monkeypatch.setattr(name, value)
         options += [option, f"transaction-nodes={value}" if option == "-Q" else str(value)]
     host = SimHost()
     assert [host.create_domain(), host.create_domain()] == [GUEST, STRANGER]

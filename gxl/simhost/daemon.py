@@ -9,7 +9,8 @@ from threading import RLock
 
 from gxl.simhost import requests
 from gxl.simhost.sessions import Session
-from gxl.simhost.store import READ, Node, Permission, Permissions, Store
+from gxl.simhost.store import Store
+from gxl.simhost.tree import READ, Node, Permission, Permissions
 from gxl.simhost.watches import Watch, WatchTable
 from gxl.xenstore import Message
 

@@ -21,7 +21,7 @@ from gxl.simhost.domains import DOMID_FIRST_RESERVED, DomainInfo, Domains, Kind
 from gxl.simhost.failures import CONNECT, Failures
 from gxl.simhost.hypercalls import Hypercalls
 from gxl.simhost.sessions import Session
-from gxl.simhost.store import READ, TOOLSTACK
+from gxl.simhost.tree import READ, TOOLSTACK
 
 _CONTROL = re.compile(rb"/local/domain/(\d+)/control/shutdown")
 _BACKEND_STATE = re.compile(rb"/local/domain/\d+/backend/[^/]+/\d+/\d+/state")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gxl.simhost.domains import Kind
-from gxl.simhost.store import READ, Permission, Permissions
+from gxl.simhost.tree import READ, Permission, Permissions
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gxl.simhost.store import PERMISSIONS_PER_NODE, READ, WRITE, Permission, Permissions, Transaction, Tree, fail
+from gxl.simhost.store import Transaction
+from gxl.simhost.tree import PERMISSIONS_PER_NODE, READ, WRITE, Permission, Permissions, Tree, fail
 from gxl.xenstore import PATH_MAX, PAYLOAD_MAX, Message, Operation, error_name, is_valid_path
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gxl.simhost.store import Caller, Transaction
+from gxl.simhost.store import Transaction
+from gxl.simhost.tree import Caller
 from gxl.xenstore import PAYLOAD_MAX, Decoder, Message, Operation, ProtocolError, encode
 
 if TYPE_CHECKING:
