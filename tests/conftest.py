@@ -101,8 +101,8 @@ def leaves_nothing() -> Iterator[None]:
     gevent.sleep(0)
     before = _possessions()
     yield
-    # In a patched process os.close only notes the fd; the hub closes it when it runs next.
-    gevent.sleep(0)
+    # In a patched process os.close only notes the fd; the hub closes it after it has slept.
+    gevent.sleep(0.01)
     left = {what: name for what, name in _possessions().items() if before.get(what) != name}
     assert not left, f"left behind: {left}"
 

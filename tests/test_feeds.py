@@ -90,6 +90,8 @@ def test_a_domain_that_is_destroyed_before_it_shuts_down_has_only_a_death(world:
     ctx = world.open()
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid)
+    # libxl's first look at the domains, which enabling has caused, must not fall in between.
+    world.barrier(ctx)
     with world.host.quiet():
         world.host.shutdown_domain(domid, 0)
         world.host.mark_dying(domid)
@@ -265,20 +267,26 @@ def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> No
 def test_following_reports_every_domain_those_that_appear_later_too(world: World) -> None:
     ctx = world.open()
     early = world.host.create_domain("early")
+
+    def named(count: int) -> list[tuple[str | None, int, int]]:
+        """The next events, but for those of the barrier's own domains."""
+        found: list[tuple[str | None, int, int]] = []
+        while len(found) < count:
+            event = ctx.event_wait(timeout=5)
+            if event.name in ("early", "late", "again"):
+                found.append((event.name, event.domid, event.for_user))
+        return sorted(found, key=str)
+
     with ctx.follow_domains(user=4):
         world.barrier(ctx)
         late = world.host.create_domain("late")
         world.barrier(ctx)
         world.host.destroy_domain(late)
         world.host.shutdown_domain(early, 1)
-        events = world.drained(ctx, 2)
-        assert {(event.domid, event.name, event.for_user) for event in events} == {
-            (early, "early", 4),
-            (late, "late", 4),
-        }
+        assert named(2) == [("early", early, 4), ("late", late, 4)]
         again = world.host.create_domain("again", late)
         world.barrier(ctx)
         world.host.destroy_domain(again)
-        assert [event.name for event in world.drained(ctx, 1)] == ["again"]
+        assert named(1) == [("again", again, 4)]
     world.host.destroy_domain(early)
-    assert world.drained(ctx) == []
+    assert not [event for event in world.drained(ctx) if event.domid == early]

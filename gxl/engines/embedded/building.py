@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from gxl.arguments import check_vdev, devid
+from gxl.engines.embedded import native
 from gxl.engines.embedded.operations import Operation, Operations
 from gxl.errors import Aborted, Fail, Inval
 from gxl.events import DomainCreateConsoleAvailable, ShutdownReason
@@ -62,7 +63,7 @@ class Building:
         def reaped(status: int) -> None:
             receive(0)
             self._core.osevents.deregister_fd(interest)
-            os.close(read_end)
+            native.close(read_end)
             give_back()
             try:
                 state = None if status else json.loads(bytes(received))
@@ -81,11 +82,11 @@ class Building:
             self._run(operation, lambda: _copy_in(fd, write_end), reaped)
         except BaseException:
             self._core.osevents.deregister_fd(interest)
-            os.close(read_end)
+            native.close(read_end)
             give_back()
             raise
         finally:
-            os.close(write_end)
+            native.close(write_end)
 
     def suspend(self, operation: Operation, fd: int) -> None:
         """libxl_domain_suspend."""

@@ -196,8 +196,8 @@ class Children:
     def close(self) -> None:
         self._release_signal()
         if self._pipe is not None:
-            os.close(self._pipe[0])
-            os.close(self._pipe[1])
+            native.close(self._pipe[0])
+            native.close(self._pipe[1])
             self._pipe = None
 
     def _fork(self) -> int:

@@ -27,6 +27,8 @@ def _unpatched(name: str) -> ModuleType:
 # select is nothing but C, so a patch replaces its only copy; os and signal wrap C modules that nobody patches.
 _select: Any = _unpatched("select")
 epoll: Any = _select.epoll
+# The patched os.close returns before the fd is closed, and in a forked child it never is.
+close = posix.close
 fork = posix.fork
 waitpid = posix.waitpid
 getsignal = _signal.getsignal

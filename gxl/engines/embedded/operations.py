@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
+from gxl.engines.embedded import native
 from gxl.engines.embedded.children import Children
 from gxl.engines.embedded.core import Core, raise_all
 from gxl.engines.embedded.store import Store
@@ -209,8 +210,8 @@ class Operations:
         else:
             os.write(write_end, bytes([self._destroy_now(domid)]))
         finally:
-            os.close(read_end)
-            os.close(write_end)
+            native.close(read_end)
+            native.close(write_end)
 
     def _destroy_now(self, domid: int) -> int:
         try:
@@ -241,6 +242,6 @@ class Operations:
 
 
 def _read_status(read_end: int, write_end: int) -> int:
-    os.close(write_end)
+    native.close(write_end)
     status = os.read(read_end, 1)
     return status[0] if status else _DIFFICULT

@@ -306,5 +306,5 @@ class Poller:
 
     def close(self) -> None:
         self.outdated = False
-        os.close(self._read_end)
-        os.close(self._write_end)
+        native.close(self._read_end)
+        native.close(self._write_end)

@@ -116,8 +116,8 @@ class Store:
 
     def close(self) -> None:
         self._fds.close()
-        os.close(self._read_end)
-        os.close(self._write_end)
+        native.close(self._read_end)
+        native.close(self._write_end)
         self._connection.close()
 
     def _stop_if_unwatched(self) -> None:

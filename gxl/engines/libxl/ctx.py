@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import posix
 import warnings
 import weakref
 from collections.abc import Callable
@@ -181,7 +182,7 @@ class Ctx:
                 if self.pointer is None:
                     self.log.close()
                     for wake in self._idle_wakes:
-                        os.close(wake)
+                        posix.close(wake)
 
     def _check_idle(self) -> None:
         """Raises MisuseError where libxl_ctx_free would abort the process."""

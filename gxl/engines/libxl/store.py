@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import posix
 import stat
 
 from zope.interface import implementer
@@ -83,5 +84,5 @@ class DeviceConnection:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            posix.close(self._fd)
             self._fd = -1
