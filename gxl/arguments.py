@@ -10,6 +10,7 @@ import json
 import math
 import re
 from typing import Any
+from uuid import UUID
 
 from gxl.events import EVENTMASK_ALL, DiskFormat, EventType
 
@@ -93,6 +94,10 @@ def check_config(config: object) -> dict[str, Any]:
         raise TypeError(f"config must be libxl's JSON, as a dict or as text, not {config!r}")
     if not isinstance(config.get("c_info"), dict) or not isinstance(config.get("b_info"), dict):
         raise ValueError(f"config must have the objects c_info and b_info, and has {', '.join(config) or 'nothing'}")
+    try:
+        UUID(str(config["c_info"].get("uuid", UUID(int=0))))
+    except ValueError:
+        raise ValueError(f"c_info.uuid must be a UUID, not {config['c_info']['uuid']!r}") from None
     return config
 
 

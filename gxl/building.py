@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Callable
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from gxl.builder import CHANNEL_FD, REQUEST_FD, STREAM_FD
-from gxl.errors import Fail, LibxlError
+from gxl.errors import Fail, GxlError, LibxlError
 from gxl.interfaces import AsyncHow
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ End = Callable[[int, str, int | None], object]
 class Build:
     """One such process. It is its own token at the hooks.
 
-    `on_end(rc, why, domid)` is called once, as soon as the result is known; `on_console(domid)` before, if at all.
+    `on_end(rc, why, domid)` is called once, when the process has ended and is reaped; `on_console(domid)` before, if at
+    all.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Build:
     ) -> None:
         self._pump = pump
         self._hooks = pump.hooks
-        self._on_end: End | None = on_end
+        self._on_end = on_end
         self._on_console = on_console
         self._uuid = UUID(str(config["c_info"]["uuid"]))
         self._before = self._of_this_uuid()
         self._received = b""
+        self._result: tuple[int, str, int | None] | None = None
         self._why = ""
         request = {
             "engine": pump.engine.builder,
@@ -140,12 +143,7 @@ class Build:
         elif "console" in message:
             self._on_console(message["console"])
         elif "end" in message:
-            self._finish(message["end"], message.get("why", ""), message.get("domid"))
-
-    def _finish(self, rc: int, why: str, domid: int | None) -> None:
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end(rc, why, domid)
+            self._result = message["end"], message.get("why", ""), message.get("domid")
 
     def _reap(self) -> None:
         try:
@@ -163,28 +161,33 @@ class Build:
         self._channel.close()
         posix.close(self._pidfd)
         self._hooks.timeout_modify(self._timer, 0)
-        if self._on_end is not None:
+        if self._result is not None:
+            self._on_end(*self._result)
+        else:
             self._clean_up(f"the process that was to build the domain {self._why or how}")
 
     def _clean_up(self, why: str) -> None:
         """It has left the domain unfinished, perhaps: whatever has its UUID now, and was not there before."""
-        left = self._of_this_uuid() - self._before
+        try:
+            left = self._of_this_uuid() - self._before
+        except GxlError as error:
+            why, left = f"{why}; what it left can't be looked for: {error}", set()
+        if not left:
+            self._on_end(Fail.code, why, None)
 
         def destroyed(domid: int, rc: int) -> None:
             left.discard(domid)
             if rc:
-                _log.error("domain %d, left half built, can't be destroyed: %d", domid, rc)
+                _log.error("domain %d, left half built, can't be destroyed: libxl error %d", domid, rc)
             if not left:
-                self._pump.arrived(lambda: self._finish(Fail.code, why, None))
+                self._pump.arrived(lambda: self._on_end(Fail.code, why, None))
 
         for domid in tuple(left):
+            how = AsyncHow(callback=partial(destroyed, domid))
             try:
-                how = AsyncHow(callback=lambda rc, domid=domid: destroyed(domid, rc))  # type: ignore[misc]
                 self._pump.engine.domain_destroy(domid, how)
-            except LibxlError as error:
-                destroyed(domid, error.rc)
-        if not left:
-            self._finish(Fail.code, why, None)
+            except GxlError as error:
+                destroyed(domid, error.rc if isinstance(error, LibxlError) else Fail.code)
 
     def _of_this_uuid(self) -> set[int]:
         return {info.domid for info in self._pump.engine.list_domain() if info.uuid == self._uuid}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import gevent
@@ -61,6 +62,19 @@ class Guests:
         """Start a guest with dom0's own Linux kernel. Returns while it boots; then it says that it is ready."""
         extra = f'ramdisk = "{_image("linux-initramfs")}"\ncmdline = "quiet console=hvc0"\n'
         return self._start("linux-kernel", 192, extra, None, False)
+
+    def configuration(self, kernel: str = "tiny") -> dict[str, Any]:
+        """libxl's JSON for a guest of this kind: of what `xl create --dryrun` prints, the part that matters."""
+        memory_kb = 1024 * (192 if kernel == "linux-kernel" else 8)
+        b_info = {"max_memkb": memory_kb, "target_memkb": memory_kb, "max_vcpus": 1, "avail_vcpus": [0], "type.pv": {}}
+        b_info["kernel"] = str(_image(kernel))
+        if kernel == "linux-kernel":
+            b_info |= {"ramdisk": str(_image("linux-initramfs")), "cmdline": "quiet console=hvc0"}
+        identity = uuid4()
+        return {
+            "c_info": {"type": "pv", "name": f"{kernel}-{identity.hex[:8]}", "uuid": str(identity)},
+            "b_info": b_info,
+        }
 
     def _start(self, kernel: str, memory: int, extra: str, disk: str | None, paused: bool) -> Guest:
         identity = uuid4()

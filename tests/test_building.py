@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Creating, saving and restoring domains through a Context: in its process on the simulated host, else in another.
+
+The embedded engine creates domains in this process. Told to have them built elsewhere, it gets a real building process
+with a simulated host of its own, which shows all that passes between the two; real domains are for tests/realxen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import gevent
+import gevent.socket
+import gevent.subprocess
+import pytest
+from worlds import World, outcome, settle, until
+
+import gxl
+from gxl import building
+from gxl.building import Build
+from gxl.engines.embedded import EmbeddedEngine
+from gxl.errors import Aborted, Fail, Inval
+
+UUID_OF_NEW = UUID("00000000-1111-2222-3333-444444444444")
+
+
+def config(name: str = "new", **more: Any) -> dict[str, Any]:
+    return {
+        "c_info": {"type": "pv", "name": name, "uuid": str(UUID_OF_NEW)},
+        "b_info": {"max_memkb": 65536, "target_memkb": 65536, "type.pv": {}},
+        **more,
+    }
+
+
+def named(world: World, name: str) -> list[int]:
+    return [
+        info.domid
+        for info in world.host.domains()
+        if world.host.read(f"/local/domain/{info.domid}/name").decode() == name
+    ]
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A simulated host in this process."""
+    host = gxl.SimHost()
+    world = World(host, lambda: EmbeddedEngine(host))
+    yield world
+    world.close()
+    host.close()
+
+
+@pytest.fixture
+def apart(embedded: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The same, but what is built is built by a process of its own (on a host of its own)."""
+    monkeypatch.setattr(EmbeddedEngine, "builder", "embedded")
+    return embedded
+
+
+def only_build(ctx: gxl.Context) -> Build:
+    (build,) = ctx._pump.builds
+    return build
+
+
+# In this process
+
+
+def test_a_domain_is_created_paused_with_its_devices_and_a_console(embedded: World) -> None:
+    ctx = embedded.open()
+    disks = [{"vdev": "xvda", "pdev_path": "/image", "format": "raw"}]
+    operation = ctx.domain_create(config(disks=disks), console=True, for_user=9)
+    assert operation.domid is not None
+    assert [domain.state for domain in ctx.list_domain() if domain.uuid == UUID_OF_NEW] == ["paused"]
+    assert embedded.host.read(f"/libxl/{operation.domid}/device/vbd/51712/params") == b"/image"
+    console, complete = ctx.event_wait(timeout=5), ctx.event_wait(timeout=5)
+    assert isinstance(console, gxl.DomainCreateConsoleAvailable)
+    assert isinstance(complete, gxl.OperationComplete)
+    assert (console.domid, console.for_user) == (complete.domid, complete.for_user) == (operation.domid, 9)
+    assert ctx.event_check() is None
+
+
+def test_a_saved_domain_is_restored_with_what_it_was(embedded: World) -> None:
+    ctx = embedded.open()
+    domid = ctx.domain_create(config()).domid
+    assert domid is not None
+    ctx.domain_unpause(domid)
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    with ctx.expect(gxl.DomainShutdown, domid) as suspended:
+        ctx.domain_suspend(domid, writer)
+        event = suspended.wait(5)
+    assert isinstance(event, gxl.DomainShutdown)
+    assert event.shutdown_reason is gxl.ShutdownReason.SUSPEND
+    ctx.domain_destroy(domid)
+    os.write(writer, b"the next in the stream")
+    text = json.dumps(config())
+    again = ctx.domain_restore(reader, text).domid
+    assert again not in (None, domid)
+    (domain,) = [domain for domain in ctx.list_domain() if domain.domid == again]
+    assert (domain.uuid, domain.current_memory_kb, domain.state) == (UUID_OF_NEW, 65536, "paused")
+    assert os.read(reader, 100) == b"the next in the stream"
+    assert not os.get_blocking(reader)
+    assert not os.get_blocking(writer)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_is_no_saved_domain_is_an_error(embedded: World) -> None:
+    ctx = embedded.open()
+    for content in (b"", b"garbage" * 10, b"gxl simulated domain        9\n{"):
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            file.seek(0)
+            with pytest.raises(Fail):
+                ctx.domain_restore(file.fileno(), config())
+    with pytest.raises(Fail, match="fd 99999"):
+        ctx.domain_restore(99999, config())
+    assert named(embedded, "new") == []
+
+
+def test_a_save_that_nobody_reads_and_a_restore_without_data_can_be_aborted(embedded: World) -> None:
+    ctx = embedded.open()
+    domid = embedded.host.create_domain()
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    while select.select([], [writer], [], 0)[1]:
+        os.write(writer, b"x" * 4096)
+    # Full: the child that writes blocks.
+    saving = ctx.domain_suspend(domid, writer, wait=False)
+    settle()
+    assert not saving.done
+    assert saving.abort()
+    with pytest.raises(Aborted):
+        saving.wait(5)
+    os.close(reader)
+    os.close(writer)
+    reader, writer = os.pipe()
+    restore = ctx.domain_restore(reader, config(), wait=False)
+    waiter = gevent.spawn(restore.wait)
+    settle()
+    assert restore.abort()
+    assert isinstance(outcome(waiter), Aborted)
+    os.close(reader)
+    os.close(writer)
+    assert named(embedded, "new") == []
+
+
+def test_a_guest_that_does_not_suspend_itself_is_not_saved(embedded: World) -> None:
+    ctx = embedded.open()
+    domid = embedded.host.create_domain(paused=True)
+    with tempfile.TemporaryFile() as file:
+        with pytest.raises(gxl.WaitTimeout):
+            ctx.domain_suspend(domid, file.fileno(), timeout=0.02)
+        until(lambda: not ctx._pump.operations)
+        assert os.fstat(file.fileno()).st_size == 0
+
+
+def test_a_cd_is_put_in_and_taken_out(embedded: World) -> None:
+    ctx = embedded.open()
+    domid = embedded.host.create_domain(kind="hvm")
+    embedded.host.add_disk(domid, "hdc")
+    params = f"/local/domain/0/backend/qdisk/{domid}/5632/params"
+    ctx.cdrom_insert(domid, "hdc", "/isos/a.iso")
+    assert embedded.host.read(params) == b"raw:/isos/a.iso"
+    ctx.cdrom_insert(domid, "hdc", None)
+    assert embedded.host.read(params) == b""
+    with pytest.raises(Fail):
+        ctx.cdrom_insert(domid, "hdd", "/isos/a.iso")
+    with pytest.raises(Inval):
+        ctx.cdrom_insert(embedded.host.create_domain(), "xvda", "/isos/a.iso")
+
+
+def test_what_an_eject_says_of_its_disk_is_refused(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain(kind="hvm")
+    world.host.add_disk(domid, "hdc")
+    with ctx.evenable_disk_eject(domid, "hdc"):
+        world.host.eject_disk(domid, "hdc")
+        event = ctx.event_wait(timeout=5)
+    assert isinstance(event, gxl.DiskEject)
+    for disk in (event.disk, event):
+        with pytest.raises(TypeError, match="comes from the guest"):
+            ctx.cdrom_insert(domid, "hdc", disk)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ("{", ValueError, "not JSON"),
+        ("[]", ValueError, "JSON object"),
+        (b"{}", TypeError, "as a dict or as text"),
+        ({"c_info": {}}, ValueError, "b_info"),
+        ({"c_info": {"uuid": "nonsense"}, "b_info": {}}, ValueError, r"c_info\.uuid .* 'nonsense'"),
+    ],
+)
+def test_what_is_no_configuration_starts_nothing(
+    world: World, wrong: Any, error: type[Exception], message: str
+) -> None:
+    ctx = world.open()
+    with pytest.raises(error, match=message):
+        ctx.domain_create(wrong)
+    with pytest.raises(error, match=message):
+        ctx.domain_restore(0, wrong)
+    assert not ctx._pump.operations
+
+
+def test_paths_formats_and_drives_are_checked_first(world: World) -> None:
+    ctx = world.open()
+    for arguments, error in (
+        ((1, "hdc", "relative.iso"), ValueError),
+        ((1, "hdc", "/a\0b"), ValueError),
+        ((1, "hdc", "/a", "iso"), ValueError),
+        ((1, "nonsense", "/a"), ValueError),
+        ((1, "hdc", b"/a"), TypeError),
+    ):
+        with pytest.raises(error):
+            ctx.cdrom_insert(*arguments)
+
+
+# In a process of its own
+
+
+def test_a_process_of_its_own_tells_progress_and_result_while_the_hub_runs(apart: World) -> None:
+    ctx = apart.open()
+    ticks: list[int] = []
+
+    def tick() -> None:
+        while True:
+            ticks.append(1)
+            gevent.sleep(0.001)
+
+    ticker = gevent.spawn(tick)
+    operation = ctx.domain_create(config(disks=[{"vdev": "xvda"}]), console=True, for_user=4)
+    ticker.kill()
+    assert operation.rc == 0
+    assert operation.domid == 1
+    console, complete = ctx.event_wait(timeout=5), ctx.event_wait(timeout=5)
+    assert [type(console), type(complete)] == [gxl.DomainCreateConsoleAvailable, gxl.OperationComplete]
+    assert (console.domid, console.for_user, complete.for_user) == (1, 4, 4)
+    assert len(ticks) > 20
+    assert named(apart, "new") == []
+    assert not ctx._pump.builds
+
+
+def test_its_errors_and_its_log_are_passed_on(apart: World, caplog: pytest.LogCaptureFixture) -> None:
+    ctx = apart.open()
+    wrong = config()
+    wrong["c_info"]["type"] = "nonsense"
+    with pytest.raises(Inval, match=r"domain_create\('new'\)"):
+        ctx.domain_create(wrong)
+    assert "a domain needs a type" in caplog.text
+    assert not ctx._pump.operations
+
+
+def test_the_real_libxl_is_asked_in_a_process_of_its_own(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    ctx = world.open()
+    wrong = config()
+    wrong["c_info"]["type"] = "nonsense"
+    with pytest.raises((Fail, Inval)):
+        ctx.domain_create(wrong)
+    assert "domain_config" in caplog.text or "a domain needs a type" in caplog.text
+    assert not ctx._pump.builds
+
+
+def test_a_saved_domain_goes_to_that_process_and_it_takes_no_other_fd(apart: World) -> None:
+    ctx = apart.open()
+    reader, writer = os.pipe()
+    stray, _ = strays = os.pipe()
+    os.set_inheritable(stray, True)
+    theirs = os.readlink(f"/proc/self/fd/{stray}")
+    operation = ctx.domain_restore(reader, config(), wait=False)
+    pid = only_build(ctx)._pid
+    stream = os.readlink(f"/proc/self/fd/{reader}")
+
+    def its_fds() -> list[str]:
+        found = []
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(entry))
+        return found
+
+    until(lambda: its_fds().count(stream) == 1 and theirs not in its_fds(), 20)
+    domid = apart.host.create_domain()
+    ctx.domain_suspend(domid, writer)
+    operation.wait(20)
+    assert operation.domid == 1
+    for fd in (reader, writer, *strays):
+        os.close(fd)
+
+
+def test_it_aborts_when_it_is_asked_to_and_when_nobody_is_there_any_more(apart: World) -> None:
+    ctx = apart.open()
+    reader, writer = os.pipe()
+    with pytest.raises(gxl.WaitTimeout):
+        ctx.domain_restore(reader, config(), timeout=0.3, for_user=8)
+    complete = ctx.event_wait(timeout=20)
+    assert isinstance(complete, gxl.OperationComplete)
+    assert (complete.rc, complete.for_user) == (Aborted.code, 8)
+
+    operation = ctx.domain_restore(reader, config(), wait=False)
+    assert operation.abort()
+    assert not operation.abort()
+    with pytest.raises(Aborted):
+        operation.wait(20)
+
+    killed = gevent.spawn(ctx.domain_restore, reader, config())
+    settle()
+    killed.kill()
+    until(lambda: not ctx._pump.operations, 20)
+
+    left = ctx.domain_restore(reader, config(), wait=False)
+    build = only_build(ctx)
+    pidfd = os.pidfd_open(build._pid)
+    with pytest.warns(ResourceWarning, match="abandoned"):
+        ctx.close(timeout=0)
+    with pytest.raises(gxl.ContextClosed):
+        left.wait()
+    gevent.socket.wait_read(pidfd, timeout=20)
+    for fd in (pidfd, reader, writer):
+        os.close(fd)
+
+
+def test_closing_waits_for_it(apart: World, leaves_nothing: None) -> None:
+    ctx = apart.open()
+    reader, writer = os.pipe()
+    operation = ctx.domain_restore(reader, config(), wait=False)
+    ctx.close()
+    assert operation.rc == Aborted.code
+    os.close(reader)
+    os.close(writer)
+
+
+def a_program(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let this run in place of the process's own program."""
+    monkeypatch.setattr(building, "_PROGRAM", text.replace("{", "{{").replace("}", "}}"))
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
+        ("import os; os._exit(7)", "exited with 7"),
+        ("import os; os.close(4); os._exit(0)", "exited with 0"),
+    ],
+)
+def test_one_that_dies_is_an_error(apart: World, monkeypatch: pytest.MonkeyPatch, program: str, how: str) -> None:
+    ctx = apart.open()
+    a_program(monkeypatch, program)
+    with pytest.raises(Fail, match=how):
+        ctx.domain_create(config())
+    assert not ctx._pump.operations
+    ctx.domain_pause(apart.host.create_domain())
+
+
+@pytest.mark.parametrize("stuck", ["import time; time.sleep(600)", "import os; os.close(4); os.read(os.pipe()[0], 1)"])
+def test_one_that_is_stuck_is_killed(apart: World, monkeypatch: pytest.MonkeyPatch, stuck: str) -> None:
+    monkeypatch.setattr(building, "SILENCE_SECONDS", 0.3)
+    ctx = apart.open()
+    a_program(monkeypatch, stuck)
+    with pytest.raises(Fail, match="stuck"):
+        ctx.domain_create(config())
+    assert not ctx._pump.builds
+
+
+def test_one_that_is_stopped_is_killed_and_one_that_waits_is_not(apart: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "SILENCE_SECONDS", 2.5)
+    ctx = apart.open()
+    reader, writer = os.pipe()
+    waits = ctx.domain_restore(reader, config(), wait=False)
+    gevent.sleep(3)  # longer than it may be silent: it waits for its child, and says so
+    assert not waits.done
+    os.kill(only_build(ctx)._pid, signal.SIGSTOP)
+    with pytest.raises(Fail, match="stuck"):
+        waits.wait(20)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_one_that_died_has_left_is_destroyed_and_nothing_else(
+    apart: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = apart.open()
+    # Such as the one that was saved, and whose copy is being made.
+    before = apart.host.create_domain("before", uuid=UUID_OF_NEW)
+    a_program(monkeypatch, "import time; time.sleep(600)")
+    operation = ctx.domain_create(config(), wait=False)
+    left = apart.host.create_domain("half", uuid=UUID_OF_NEW)
+    other = apart.host.create_domain()
+    os.kill(only_build(ctx)._pid, signal.SIGKILL)
+    with pytest.raises(Fail):
+        operation.wait(20)
+    domids = [info.domid for info in apart.host.domains()]
+    assert left not in domids
+    assert {before, other} <= set(domids)
+
+
+def test_several_at_once_beside_the_applications_own_children(apart: World) -> None:
+    ctx = apart.open()
+    commands = [gevent.spawn(gevent.subprocess.call, ["sh", "-c", f"exit {number}"]) for number in range(30)]
+    operations = [ctx.domain_create(config(f"new{number}"), wait=False) for number in range(4)]
+    doomed = [ctx.domain_destroy(apart.host.create_domain(), wait=False) for _ in range(10)]
+    assert len(gevent.wait([*operations, *doomed], timeout=60)) == 14
+    assert [operation.rc for operation in (*operations, *doomed)] == [0] * 14
+    assert [outcome(command) for command in commands] == list(range(30))
+
+
+def test_without_another_python_it_is_refused(apart: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = apart.open()
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(Fail, match=r"sys\.executable"):
+        ctx.domain_create(config())
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with pytest.raises(Fail, match="can't be started"):
+        ctx.domain_create(config())
+    assert not ctx._pump.operations
