@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from gxl.building import Build
 from gxl.callbacks import Callbacks
-from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, MisuseError
+from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, LibxlError, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
@@ -279,9 +279,13 @@ class Pump:
 
     def _introduced(self) -> None:
         self.drain()
-        self.feeds.check_lives(self.engine.list_domain())
-        for look in list(self.introduced):
-            look()
+        try:
+            self.feeds.check_lives(self.engine.list_domain())
+            for look in list(self.introduced):
+                look()
+        except LibxlError as error:
+            # As libxl has it when its own look at the domains fails: what appeared or ended can't be known any more.
+            self._die(Disaster(0, f"the domains can't be listed: {error}"))
 
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""

@@ -255,6 +255,7 @@ def test_a_disk_that_does_not_exist_is_accepted(world: World) -> None:
 def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
+    world.barrier(ctx)
     world.host.fail_next("getdomaininfolist", 5)
     with pytest.raises(gxl.LibxlError):
         ctx.evenable_domain_death(domid)

@@ -120,3 +120,13 @@ def test_close_abandons_what_does_not_end_in_time_and_says_so(world: World) -> N
     del ctx
     gc.collect()
     assert pump() is not None
+
+
+def test_a_host_that_can_not_list_its_domains_is_a_disaster_as_it_is_for_libxl(world: World) -> None:
+    ctx = world.open()
+    with ctx.follow_domains():
+        world.barrier(ctx)
+        world.host.fail_next("getdomaininfolist", 5)
+        world.host.create_domain()
+        with pytest.raises(gxl.Disaster):
+            ctx.event_wait(gxl.mask(gxl.DiskEject), timeout=5)
