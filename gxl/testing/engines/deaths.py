@@ -85,6 +85,7 @@ def a_shutdown_is_reported_once_per_evgen_even_after_a_resume(rig: Rig) -> None:
     assert users(rig.events()) == [1]
     rig.host.resume_domain(domid)
     rig.host.release()
+    assert rig.events() == []
     rig.host.shutdown_domain(domid, 3)
     rig.host.release()
     assert rig.events() == []

@@ -325,6 +325,7 @@ def _fork(case: Callable[[], object]) -> tuple[int, str]:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.disable()
@@ -338,7 +339,9 @@ def _fork(case: Callable[[], object]) -> tuple[int, str]:
             os.write(write_end, said[-60000:])
             os._exit(status)
     os.close(write_end)
-    with open(read_end, "rb") as pipe:
-        said = pipe.read()
     _, status = os.waitpid(pid, 0)
-    return status, said.decode()
+    # A case that failed may have left children, stopped or waiting, and they have its end of the pipe as well.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with open(read_end, "rb") as pipe:
+        return status, pipe.read().decode()
