@@ -54,7 +54,8 @@ def resolve(dotted: str) -> object:
 
 
 def functions_of(path: Path) -> set[str]:
-    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, functions)}
 
 
 def test_the_header_map_has_every_symbol_of_the_header_and_no_other(require: Requirements) -> None:
@@ -90,7 +91,7 @@ def test_links_within_the_project_lead_somewhere(document: Path) -> None:
 def test_what_the_readme_shows_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with SimHost() as host:
         domid = host.create_domain("web1")
-        monkeypatch.setattr(gxl, "Context", lambda: Context(engine=EmbeddedEngine(host)))
+        monkeypatch.setattr(gxl, "Context", lambda **how: Context(engine=EmbeddedEngine(host), **how))
         gevent.spawn_later(0.05, host.shutdown_domain, domid, 3)
         blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
         assert blocks
