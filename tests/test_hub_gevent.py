@@ -14,21 +14,38 @@ from pathlib import Path
 
 import pytest
 
-CASES = sorted(map(str, (Path(__file__).parent / "hub_cases").glob("gevent_*.py")))
-PLAIN = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-PATCHED = f"from gevent import monkey; monkey.patch_all(); {PLAIN}"
+CASES = Path(__file__).parent / "hub_cases"
+# Without this directory's conftest, which may start pytest anew: that would undo the patches.
+PROGRAM = """
+import sys
+from gevent import config, monkey
+if sys.argv[1] == "patched":
+    monkey.patch_all()
+import pytest
+code = pytest.main(sys.argv[2:])
+print("ran to its end on", config.loop.__module__, "patched" if monkey.is_module_patched("os") else "plain")
+sys.exit(code)
+"""
+LOOPS = {
+    "libev-cext": "gevent.libev.corecext",
+    "libev-cffi": "gevent.libev.corecffi",
+    "libuv-cffi": "gevent.libuv.loop",
+}
 
 
-@pytest.mark.parametrize("program", [PLAIN, PATCHED], ids=["plain", "patched"])
-@pytest.mark.parametrize("loop", ["libev-cext", "libev-cffi", "libuv-cffi"])
-def test_the_gevent_hub_does_what_a_provider_must(loop: str, program: str) -> None:
+@pytest.mark.parametrize("patches", ["plain", "patched"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_gevent_hub_does_what_a_provider_must(loop: str, patches: str) -> None:
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=60", f"--confcutdir={CASES}"]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     ran = subprocess.run(
-        [sys.executable, "-c", program, "-q", "-x", "-p", "no:cacheprovider", *CASES],
-        env={**os.environ, "GEVENT_LOOP": loop},
+        [sys.executable, "-c", PROGRAM, patches, *options, *map(str, sorted(CASES.glob("gevent_*.py")))],
+        env=environment | {"GEVENT_LOOP": loop},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, f"exit status {ran.returncode}:\n{ran.stdout}"
+    assert ran.stdout.endswith(f"ran to its end on {LOOPS[loop]} {patches}\n"), ran.stdout

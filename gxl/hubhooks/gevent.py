@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.exceptions import BlockingSwitchOutError
+from gevent.exceptions import BlockingSwitchOutError, HubDestroyed
 from gevent.monkey import get_original, is_module_patched
 from greenlet import getcurrent, greenlet
 from zope.interface import implementer
@@ -241,6 +241,8 @@ class _Waiter:
         if self._parked is not None:
             try:
                 self._parked.switch()
+            except HubDestroyed:
+                raise  # how gevent ends the hub: caught here, it would go on with a loop that was freed
             except BaseException as error:
                 self._binding.report(error)
 
