@@ -29,6 +29,7 @@ from gxl.context import Context
 from gxl.domains import Domain
 from gxl.errors import GxlError, WaitTimeout
 from gxl.events import DomainDeath, Event, EventType
+from gxl.simcli import sim, simctl
 
 TIMED_OUT = 124
 """As timeout(1) has it."""
@@ -55,6 +56,10 @@ def _seconds(ctx: click.Context, option: click.Parameter, value: float | None) -
 @click.version_option(_own_version(), prog_name="gxl")
 def main() -> None:
     """Domain events of the Xen host that this runs on."""
+
+
+main.add_command(sim)
+main.add_command(simctl)
 
 
 @main.command()

@@ -37,7 +37,11 @@ def launch() -> Iterator[tuple[RemoteHost, dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="gxl-sim-") as directory:
         variables = environment(Path(directory))
         process = subprocess.Popen(
-            [sys.executable, "-m", "gxl.simhost", directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "gxl.simhost", directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Ctrl-C at the terminal is for the programs that use the host; it ends when they have.
+            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None

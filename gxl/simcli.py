@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands of the simulated host: `gxl sim` serves one to real clients, `gxl simctl` acts on it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from gxl.events import ShutdownReason, shutdown_reason
+from gxl.simhost import DomainInfo
+from gxl.simhost.launch import launch
+from gxl.simhost.remote import RemoteHost
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--domains", type=click.IntRange(min=0), default=0, metavar="N", help="Begin with N running domains.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def sim(domains: int, command: Sequence[str]) -> None:
+    """Serve a simulated Xen host to real clients: libxenlight, libxenstore and the tools that use them.
+
+    `gxl sim -- COMMAND …` runs COMMAND in an environment in which it sees that host, hypercalls included, and ends with
+    its exit status: try `gxl sim --domains 2 -- xl list`, or `gxl sim -- bash`. Without a COMMAND the environment is
+    printed, for other shells to use, and the host lasts until it is interrupted.
+
+    Needs a C compiler, once, for the small library that is preloaded into the command.
+    """
+    with _problems(), launch() as (host, variables):
+        for number in range(1, domains + 1):
+            host.create_domain(f"sim{number}")
+        if command:
+            sys.exit(_run(command, os.environ | variables))
+        for name, value in variables.items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+        click.echo("gxl: the host lasts until Ctrl-C; evaluate the lines above in another shell", err=True)
+        awaited = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+        signal.sigwait(awaited)
+
+
+@click.group()
+def simctl() -> None:
+    """Act on the simulated host of this shell, one that `gxl sim` serves.
+
+    A DOMAIN is a domid or a name.
+    """
+
+
+@simctl.command()
+@click.argument("name")
+@click.option("--paused", is_flag=True, help="Leave it paused, as `xl create -p` does.")
+@click.option("--cdrom", metavar="VDEV", help="Give it a CD drive, such as hdc.")
+def create(name: str, paused: bool, cdrom: str | None) -> None:
+    """Create a domain, and print its domid."""
+    with _host() as host:
+        domid = host.create_domain(name, paused=paused)
+        if cdrom is not None:
+            host.add_disk(domid, cdrom)
+        click.echo(domid)
+
+
+@simctl.command()
+@click.argument("domain")
+@click.argument("reason", default="poweroff")
+def shutdown(domain: str, reason: str) -> None:
+    """Let the guest shut down: with poweroff, reboot, suspend, crash, watchdog, soft_reset, or a number up to 255."""
+    with _host() as host:
+        host.shutdown_domain(_domid(host, domain), _reason(reason))
+
+
+@simctl.command()
+@click.argument("domain")
+def destroy(domain: str) -> None:
+    """Destroy a domain."""
+    with _host() as host:
+        host.destroy_domain(_domid(host, domain))
+
+
+@simctl.command()
+@click.argument("domain")
+@click.argument("vdev")
+def eject(domain: str, vdev: str) -> None:
+    """Let the guest eject the medium of its disk VDEV."""
+    with _host() as host:
+        host.eject_disk(_domid(host, domain), vdev)
+
+
+@simctl.command()
+@click.argument("domain")
+def pause(domain: str) -> None:
+    """Pause a domain."""
+    with _host() as host:
+        host.pause_domain(_domid(host, domain))
+
+
+@simctl.command()
+@click.argument("domain")
+def unpause(domain: str) -> None:
+    """Let a paused domain run."""
+    with _host() as host:
+        host.unpause_domain(_domid(host, domain))
+
+
+@simctl.command("list")
+def list_domains() -> None:
+    """List the domains: domid, name, state."""
+    with _host() as host:
+        for info in host.domains():
+            click.echo(f"{info.domid:>5}  {_name(host, info.domid) or '-':<24}  {_state(info)}")
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    # Ctrl-C goes to the whole foreground group: what it means is the command's to decide, and the host ends after it.
+    # A handler, unlike SIG_IGN, is not inherited by what is executed.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except FileNotFoundError:
+        raise click.ClickException(f"there is no command {command[0]!r}") from None
+    signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _host() -> Iterator[RemoteHost]:
+    directory = os.environ.get("XENSTORED_RUNDIR")
+    if directory is None:
+        raise click.ClickException("this shell sees no simulated host: start it with `gxl sim -- bash`")
+    with _problems(), RemoteHost(directory) as host:
+        yield host
+
+
+def _domid(host: RemoteHost, text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    found = [info.domid for info in host.domains() if _name(host, info.domid) == text]
+    if len(found) != 1:
+        raise LookupError(f"{len(found) or 'no'} domains are called {text!r}")
+    return found[0]
+
+
+def _name(host: RemoteHost, domid: int) -> str | None:
+    try:
+        return host.read(f"/local/domain/{domid}/name").decode("utf-8", "backslashreplace")
+    except FileNotFoundError:
+        return None
+
+
+def _reason(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return ShutdownReason[text.upper()]
+    except KeyError:
+        names = ", ".join(reason.name.lower() for reason in ShutdownReason)
+        raise ValueError(f"a reason is one of {names}, or a number from 0 to 255, not {text!r}") from None
+
+
+def _state(info: DomainInfo) -> str:
+    if info.dying:
+        return "dying"
+    if info.shutdown:
+        reason = shutdown_reason(info.shutdown_reason or 0)
+        return f"shutdown ({reason.name.lower() if isinstance(reason, ShutdownReason) else reason})"
+    return "paused" if info.paused else "running"

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`gxl sim` and `gxl simctl`, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from requirements import Requirements
+
+GXL = [sys.executable, "-m", "gxl"]
+
+
+@pytest.fixture(autouse=True)
+def _needs(require: Requirements) -> None:
+    require.program(os.environ.get("CC") or "cc")
+
+
+def gxl(*arguments: str, **how: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*GXL, *arguments], capture_output=True, text=True, timeout=60, **how)  # type: ignore[call-overload,no-any-return]
+
+
+def in_sim(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script, in which `gxl` is the command, on a host of its own."""
+    command = f"gxl() {{ '{sys.executable}' -m gxl \"$@\"; }}; {script}"
+    return gxl("sim", *options, "--", "sh", "-c", command)
+
+
+def test_the_command_sees_the_host_and_its_exit_status_is_gxls() -> None:
+    run = in_sim("gxl simctl list; exit 7", "--domains", "2")
+    assert run.returncode == 7, run.stderr
+    assert [line.split() for line in run.stdout.splitlines()] == [
+        ["0", "Domain-0", "running"],
+        ["1", "sim1", "running"],
+        ["2", "sim2", "running"],
+    ]
+
+
+def test_domains_are_created_shut_down_paused_and_destroyed() -> None:
+    run = in_sim(
+        """set -e
+        gxl simctl create web
+        gxl simctl create db --paused
+        gxl simctl unpause db; gxl simctl pause web; gxl simctl unpause 1
+        gxl simctl shutdown web crash; gxl simctl shutdown db 77
+        gxl simctl list
+        gxl simctl destroy web
+        gxl simctl list | wc -l"""
+    )
+    assert run.returncode == 0, run.stderr
+    assert "web                       shutdown (crash)" in run.stdout
+    assert "db                        shutdown (77)" in run.stdout
+    assert run.stdout.split()[-1] == "2"
+
+
+def test_xl_lists_the_simulated_domains(require: Requirements) -> None:
+    require.program("xl")
+    run = in_sim("PATH=$PATH:/usr/sbin xl list", "--domains", "1")
+    assert run.returncode == 0, run.stderr
+    assert "sim1" in run.stdout
+
+
+def test_the_real_libxl_reports_what_simctl_does(require: Requirements) -> None:
+    require.library("xenlight")
+    run = in_sim(
+        """gxl simctl create web --cdrom hdc >/dev/null
+        gxl watch web --json --timeout 30 & watcher=$!
+        gxl simctl eject web hdc
+        gxl simctl shutdown web reboot
+        gxl simctl destroy web
+        wait $watcher"""
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"type": "domain_death"' in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("gxl simctl destroy nobody", "no domains are called 'nobody'"),
+        ("gxl simctl destroy 99", "99"),
+        ("gxl simctl destroy 0", "0"),
+        ("gxl simctl shutdown sim1 tiredness", "tiredness"),
+        ("gxl simctl shutdown sim1 256", "256"),
+        ("gxl simctl eject sim1 hdc", "hdc"),
+        ("gxl simctl eject sim1 floppy", "floppy"),
+        ("gxl simctl create ''", ""),
+    ],
+)
+def test_what_can_not_be_done_is_said_without_a_traceback(script: str, said: str) -> None:
+    run = in_sim(script, "--domains", "1")
+    assert "Traceback" not in run.stderr
+    if said:
+        assert run.returncode == 1
+        assert said in run.stderr
+
+
+def test_without_a_host_simctl_says_how_to_get_one() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "XENSTORED_RUNDIR"}
+    run = gxl("simctl", "list", env=environment)
+    assert run.returncode == 1
+    assert "gxl sim" in run.stderr
+
+
+def test_an_unknown_command_is_named() -> None:
+    run = gxl("sim", "--", "no-such-command")
+    assert run.returncode == 1
+    assert "no-such-command" in run.stderr
+
+
+def test_without_a_command_it_serves_until_it_is_interrupted() -> None:
+    with subprocess.Popen([*GXL, "sim"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        assert lines[0].startswith("export XENSTORED_RUNDIR=")
+        directory = lines[0].split("=", 1)[1].strip()
+        listing = gxl("simctl", "list", env=os.environ | {"XENSTORED_RUNDIR": directory})
+        assert "Domain-0" in listing.stdout
+        # The lines above are printed before the signal is waited for.
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert not os.path.exists(directory)
