@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 from libxl_pump import Hooks, drained, pump, queued
 
 from gxl.engines.libxl import LibxlEngine
-from gxl.errors import DomainNotFound, Fail, LibxlError, MisuseError, NotFound
+from gxl.errors import DomainNotFound, Fail, Inval, LibxlError, MisuseError, NotFound
 from gxl.events import OperationComplete, mask
 from gxl.interfaces import AsyncHow
 from gxl.simhost.remote import RemoteHost
@@ -139,3 +142,77 @@ def test_an_operation_that_fails_in_its_child_says_why(
     with pytest.raises(Fail):
         engine.domain_destroy(domid)
     assert "xc_domain_destroy failed" in caplog.text
+
+
+def with_a_cd_drive(host: RemoteHost) -> int:
+    """An HVM domain, with the notes that libxl keeps of each domain that it created."""
+    domid = host.create_domain(kind="hvm")
+    host.add_disk(domid, "hdc")
+    identity = str(host.domain_info(domid).uuid)
+    notes = {"c_info": {"type": "hvm", "name": "guest", "uuid": identity}, "b_info": {"type.hvm": {}}}
+    (host.directory / "lib" / f"userdata-d.{domid}.{identity}.libxl-json").write_text(json.dumps(notes))
+    return domid
+
+
+def test_a_cd_is_put_in_and_taken_out(engine: LibxlEngine, host: RemoteHost) -> None:
+    domid = with_a_cd_drive(host)
+    params = f"/local/domain/0/backend/qdisk/{domid}/5632/params"
+    engine.cdrom_insert(domid, "hdc", "/isos/a.iso", how=AsyncHow(for_event=3))
+    assert engine.event_wait() == OperationComplete(domid, 0, for_user=3)
+    assert host.read(params) == b"aio:/isos/a.iso"
+    engine.cdrom_insert(domid, "hdc", "/images/b.qcow2", "qcow2")
+    assert host.read(params) == b"qcow2:/images/b.qcow2"
+    engine.cdrom_insert(domid, "hdc", None)
+    assert host.read(params) == b""
+
+
+def test_a_cd_goes_into_drives_of_hvm_domains_only(engine: LibxlEngine, host: RemoteHost) -> None:
+    domid = host.create_domain()
+    host.add_disk(domid, "xvda")
+    with pytest.raises(Inval):
+        engine.cdrom_insert(domid, "xvda", "/isos/a.iso")
+    with pytest.raises(Fail):
+        engine.cdrom_insert(with_a_cd_drive(host), "hdd", "/isos/a.iso")
+
+
+@pytest.mark.parametrize("how", [None, AsyncHow(for_event=1)])
+def test_a_configuration_that_libxl_can_not_read_starts_nothing(
+    engine: LibxlEngine, host: RemoteHost, how: AsyncHow | None
+) -> None:
+    for wrong in ({"c_info": {"type": "nonsense"}, "b_info": {}}, {"c_info": {"type": "pv"}, "b_info": {"max_memkb": "much"}}):
+        with pytest.raises(Fail, match="can't read the domain_config"):
+            engine.domain_create_new(json.dumps(wrong), how)
+        with pytest.raises(Fail, match="can't read the domain_config"):
+            engine.domain_create_restore(json.dumps(wrong), 0, how)
+    assert queued(engine) == []
+    engine.ctx_free()
+
+
+def test_a_creation_that_fails_is_reported_and_gives_back_what_it_used(engine: LibxlEngine, host: RemoteHost) -> None:
+    # The simulated hypervisor builds no domains.
+    config = json.dumps({"c_info": {"type": "pv", "name": "new"}, "b_info": {"max_memkb": 4096, "type.pv": {}}})
+    new = engine.domain_create_new(config, AsyncHow(for_event=8), console=9)
+    assert engine.event_wait() == OperationComplete(0, Inval.code, for_user=8)
+    assert new.domid is None
+    with pytest.raises(Inval):
+        engine.domain_create_new(config)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    with pytest.raises(Inval):
+        engine.domain_create_restore(config, reader)
+    assert not os.get_blocking(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_saving_needs_a_domain_and_an_fd(engine: LibxlEngine, host: RemoteHost) -> None:
+    reader, writer = os.pipe()
+    with pytest.raises(Fail):
+        engine.domain_suspend(1234, writer)
+    with pytest.raises(Fail):
+        engine.domain_suspend(host.create_domain(), 9999)
+    with pytest.raises(ValueError, match="fd must be"):
+        engine.domain_suspend(1, -1)
+    with pytest.raises(ValueError, match="console must be"):
+        engine.domain_create_new('{"c_info": {}, "b_info": {}}', None, -1)
+    os.close(reader)
+    os.close(writer)
