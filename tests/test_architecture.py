@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CONTEXT, (*LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.xenstore", "gxl.eventqueue", "gxl.builder")),
     "gxl.builder": (*LEAVES, "gxl.engines="),
     "gxl.testing": ("gxl",),
-    "gxl.cli": ("gxl=", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost="),
+    "gxl.cli": ("gxl=", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost"),
     "gxl.__main__": ("gxl.cli",),
 }
 # Who alone may import what others made.

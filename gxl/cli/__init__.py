@@ -25,11 +25,11 @@ import click
 
 from gxl import engines, hubhooks
 from gxl.arguments import check_timeout
+from gxl.cli.sim import sim, simctl
 from gxl.context import Context
 from gxl.domains import Domain
 from gxl.errors import GxlError, WaitTimeout
 from gxl.events import DomainDeath, Event, EventType
-from gxl.simcli import sim, simctl
 
 TIMED_OUT = 124
 """As timeout(1) has it."""
