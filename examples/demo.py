@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Domains live and die on a simulated Xen host; one greenlet prints what happens to them while another one ticks.
 
-On a real host the first two lines of main() are `with gxl.Context() as ctx:`, and the domains are there already.
+On a real host the first two lines of main() are `with gxl.Context(hub="gevent") as ctx:`, and the domains are there already.
 """
 
 import random
@@ -45,7 +45,7 @@ def show(ctx: gxl.Context, deaths: int) -> None:
 
 
 def main() -> None:
-    with gxl.SimHost() as host, gxl.Context(engine=EmbeddedEngine(host)) as ctx:
+    with gxl.SimHost() as host, gxl.Context(engine=EmbeddedEngine(host), hub="gevent") as ctx:
         names = [f"web{number}" for number in range(1, 9)]
         ticker = gevent.spawn(tick)
         shower = gevent.spawn(show, ctx, len(names))

@@ -13,7 +13,7 @@ from uuid import UUID
 from gxl import engines, hubhooks, toolstack
 from gxl.arguments import check_domid, check_fd, check_filters, check_timeout, check_user, check_vdev
 from gxl.closing import Closing
-from gxl.domains import Domain, find, with_names
+from gxl.domains import Domain, by_uuid, find, with_names
 from gxl.errors import ContextClosed, MisuseError
 from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
 from gxl.expect import Expectation
@@ -104,7 +104,7 @@ class Context:
             pump = self._enter()
             typemask, domid, user = check_filters(typemask, domid, user)
             timeout = check_timeout(timeout)
-            pump.check_can_block("`async for event in ctx`, or await what ctx.expect() returns")
+            pump.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
             pump.drain()
             return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
 
@@ -337,18 +337,18 @@ class Context:
     def domid_of(self, domain: int | str | UUID) -> int:
         """The domid of a domain that is given by its domid, name or UUID (as text, too).
 
-        A domid is taken as it is. Looking up anything else waits, cooperatively. LookupError if there is no such
+        A domid is taken as it is. Looking up a name waits, cooperatively. LookupError if there is no such
         domain, or if several have that name.
         """
         if isinstance(domain, (str, UUID)):
-            self._enter_alive()
-            return find(self.list_domain(), domain).domid
+            domid = by_uuid(self._enter_alive().engine.list_domain(), domain)
+            return find(self.list_domain(), domain).domid if domid is None else domid
         return check_domid(domain)
 
     def list_domain(self) -> list[Domain]:
         """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""
         pump = self._enter_alive()
-        pump.check_can_block("ctx.engine.list_domain(), which needs no waiting, and knows no names")
+        pump.check_can_block("use ctx.engine.list_domain(), which knows no names")
         with pump.lock:
             return with_names(pump.engine.list_domain(), pump.side, pump.binding.waiter)
 
@@ -398,7 +398,7 @@ class Context:
         return Closing(pump, _closed_error)
 
     def __enter__(self) -> Self:
-        self._pump.check_can_block("`async with`")
+        self._pump.check_can_block("use `async with`")
         return self
 
     async def __aenter__(self) -> Self:

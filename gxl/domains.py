@@ -48,6 +48,11 @@ def with_names(infos: list[DomainInfo], side: SideChannel, make_waiter: Callable
     return [_domain(info, names[info.domid]) for info in infos]
 
 
+def by_uuid(infos: list[DomainInfo], wanted: str | UUID) -> int | None:
+    """The domid of the domain whose UUID is `wanted`, if there is one."""
+    return next((info.domid for info in infos if str(info.uuid) == str(wanted).lower()), None)
+
+
 def find(domains: list[Domain], wanted: str | UUID) -> Domain:
     """The one whose name or UUID is `wanted`. LookupError: none, or several of that name."""
     if isinstance(wanted, str):

@@ -516,14 +516,14 @@ class ICoroutineBinding(IHubBinding):
     """
 
     def check_can_block(instead: str) -> None:
-        """Raises MisuseError where the loop is running, and names what to await instead. Elsewhere wait() may run it."""
+        """Raises MisuseError where the loop is running, and names what to await. Elsewhere wait() may run it."""
 
 
 class IPollSource(Interface):
     """What there is to poll for: a Context's engine, and gxl's own. Called with the binding's lock held."""
 
     def before_poll() -> tuple[list[tuple[int, int]], float | None]:
-        """([(fd, events)…], seconds until after_poll is due anyway, None meaning no limit). An fd may be listed twice."""
+        """([(fd, events)…], seconds until after_poll is due in any case, or None). An fd may be listed twice."""
 
     def after_poll(fds: list[tuple[int, int, int]]) -> None:
         """Do what poll's result implies: `fds` are the (fd, events, revents) of the latest before_poll.

@@ -84,7 +84,7 @@ def _in_process(
 def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool) -> Operation:
     check_timeout(terms.timeout)
     if terms.wait:
-        pump.check_can_block("what this method returns with wait=False")
+        pump.check_can_block("pass wait=False, and await the Operation")
     if terms.for_user is not None:
         check_user(terms.for_user, "for_user")
     # Without a loop the engine reaps its children itself.

@@ -81,7 +81,7 @@ def test_the_environment_decides_where_nobody_asks(
     assert hubhooks.choose("gevent").name == "gevent"
     assert found("gevent", "gevent").chosen == "asked for by name"
     monkeypatch.setenv("GXL_HUB", "")
-    assert hubhooks.choose().name == "gevent"
+    assert hubhooks.choose().name == hubhooks._detect()[0]
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
@@ -91,7 +91,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(
     install(other="tidal_loop:Hub")
     if by_environment:
         monkeypatch.setenv("GXL_HUB", "gevnet")
-    with pytest.raises(HubUnavailable, match=r"'gevnet'.*gevent, other") as caught:
+    with pytest.raises(HubUnavailable, match=r"'gevnet'.*asyncio, gevent, other, poll") as caught:
         hubhooks.choose(None if by_environment else "gevnet")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, GxlError)
@@ -120,9 +120,9 @@ def test_a_broken_provider_is_named_and_hurts_nobody_else(
     with pytest.raises(HubUnavailable, match=f"'broken' \\({target}, from tidal\\) can't be used.*({reason})"):
         hubhooks.choose("broken")
     assert hubhooks.choose("other").name == "other"
-    assert hubhooks.choose().name == "gevent"
+    assert hubhooks.choose().name == hubhooks._detect()[0]
     survey = {entry.name: entry for entry in hubhooks.survey()}
-    assert list(survey) == ["broken", "gevent", "other"]
+    assert list(survey) == ["asyncio", "broken", "gevent", "other", "poll"]
     assert "can't be used" in survey["broken"].problem
     assert survey["broken"].chosen == ""
     assert (survey["other"].problem, survey["other"].origin) == ("", "tidal")
@@ -143,19 +143,45 @@ def test_looking_for_a_hub_imports_no_loop() -> None:
         "import sys; from gxl import hubhooks; print(hubhooks._detect()[0], *sorted("
         "{'gevent', 'greenlet', 'asyncio'} & set(sys.modules)))"
     )
-    assert run(program) == "gevent"
+    assert run(program) == "poll"
+
+
+NO_LOOP = "no event loop was found running: whichever thread waits does the work"
 
 
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
-        ("", "no event loop was found running, and it is the default"),
-        ("import gevent.monkey", "no event loop was found running, and it is the default"),
-        ("import gevent; gevent.get_hub()", "this thread has a gevent hub"),
+        ("", NO_LOOP),
+        ("import asyncio, gevent.monkey", NO_LOOP),
+        ("import gevent; gevent.get_hub()", NO_LOOP),
+        ("import gevent; g = gevent.spawn(print)", "this thread runs a gevent hub"),
+        ("import gevent; gevent.sleep(0)", "this thread runs a gevent hub"),
         ("from gevent import monkey; monkey.patch_all()", "gevent has patched this process"),
         ("from gevent import monkey; monkey.patch_time()", "gevent has patched this process"),
+        ("import asyncio; asyncio.new_event_loop().close()", NO_LOOP),
     ],
 )
 def test_the_running_code_decides_where_nobody_says_anything(before: str, reason: str) -> None:
     program = f"{before}\nfrom gxl import hubhooks\nprint(*[f.chosen for f in hubhooks.survey() if f.chosen])"
     assert run(program) == reason
+
+
+@pytest.mark.parametrize(
+    ("before", "name"),
+    [
+        ("pass", "asyncio"),
+        ("import gevent; gevent.sleep(0)", "asyncio"),
+        ("from gevent import monkey; monkey.patch_all()", "gevent"),
+    ],
+)
+def test_in_a_running_asyncio_loop_it_is_asyncio_unless_gevent_has_patched_the_process(before: str, name: str) -> None:
+    program = f"""
+{before}
+import asyncio
+from gxl import hubhooks
+async def main():
+    print(hubhooks._detect()[0])
+asyncio.run(main())
+"""
+    assert run(program) == name

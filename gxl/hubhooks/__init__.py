@@ -22,6 +22,7 @@ GROUP = "gxl.hubhooks"
 
 _OWN = (
     EntryPoint("gevent", "gxl.hubhooks.gevent:GeventHub", GROUP),
+    EntryPoint("asyncio", "gxl.hubhooks.asyncio:AsyncioHub", GROUP),
     EntryPoint("poll", "gxl.hubhooks.poll:PollHub", GROUP),
 )
 
@@ -88,11 +89,17 @@ def _detect() -> tuple[str, str]:
     # A loop that nobody has imported isn't running; importing one to ask it would be a side effect.
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_anything_patched():
+        # First of all: asyncio would say of every greenlet that its loop runs there.
         return "gevent", "gevent has patched this process"
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return "asyncio", "an asyncio loop runs here"
     local = sys.modules.get("gevent._hub_local")
-    if local is not None and local.get_hub_if_exists() is not None:
-        return "gevent", "this thread has a gevent hub"
-    return "gevent", "no event loop was found running, and it is the default"
+    hub = None if local is None else local.get_hub_if_exists()
+    # A library may have asked for a hub that the program never uses. A hub is true once it has run.
+    if hub is not None and (hub or hub.loop.activecnt or hub.loop._callbacks):
+        return "gevent", "this thread runs a gevent hub"
+    return "poll", "no event loop was found running: whichever thread waits does the work"
 
 
 def _load(name: str) -> IHub:

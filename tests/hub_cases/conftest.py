@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import gevent
 import gevent.os
 import pytest
+from blocking import BlockingRig
 
 from gxl.hubhooks.gevent import GeventHub
-from gxl.testing.hubs.rig import Rig
+from gxl.testing.hubs.rig import Provider, Rig
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig(GeventHub(), gevent.os.fork_gevent)
+def rig() -> Iterator[BlockingRig]:
+    rig = BlockingRig(Rig(Provider(GeventHub, fork=gevent.os.fork_gevent)))
     with rig.cleanup:
         yield rig
 

@@ -18,17 +18,17 @@ import gevent.lock
 import gevent.queue
 import greenlet
 import pytest
+from blocking import BlockingRig
 from gevent.exceptions import BlockingSwitchOutError
 
 from gxl.errors import MisuseError
 from gxl.testing.hubs.children import fork
-from gxl.testing.hubs.rig import Rig
 
 HUB = gevent.get_hub()
 
 
 def test_an_exception_in_a_report_goes_to_the_error_handler_and_stops_nothing(
-    rig: Rig, reported: list[BaseException]
+    rig: BlockingRig, reported: list[BaseException]
 ) -> None:
     # Left alone, libev prints it and stops the watcher for good; the other loops throw it into the main greenlet.
     def fail(*_: object) -> None:
@@ -58,7 +58,7 @@ def test_an_exception_in_a_report_goes_to_the_error_handler_and_stops_nothing(
     rig.osevent.fd_deregister(reader, registrations["fails"])
 
 
-def test_a_keyboard_interrupt_in_a_report_reaches_the_main_greenlet_and_stops_nothing(rig: Rig) -> None:
+def test_a_keyboard_interrupt_in_a_report_reaches_the_main_greenlet_and_stops_nothing(rig: BlockingRig) -> None:
     reader, writer = rig.pipe()
     registration = rig.osevent.fd_register(reader, POLLIN, "fd")
 
@@ -78,7 +78,7 @@ def test_a_keyboard_interrupt_in_a_report_reaches_the_main_greenlet_and_stops_no
 
 
 def test_a_signal_handler_that_raises_while_fds_are_looked_at_stops_nothing(
-    rig: Rig, reported: list[BaseException], monkeypatch: pytest.MonkeyPatch
+    rig: BlockingRig, reported: list[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = rig.pipe()
     registration = rig.osevent.fd_register(reader, POLLIN, "fd")
@@ -96,7 +96,9 @@ def test_a_signal_handler_that_raises_while_fds_are_looked_at_stops_nothing(
     rig.osevent.fd_deregister(reader, registration)
 
 
-def test_what_call_soon_and_spawn_raise_goes_to_the_error_handler(rig: Rig, reported: list[BaseException]) -> None:
+def test_what_call_soon_and_spawn_raise_goes_to_the_error_handler(
+    rig: BlockingRig, reported: list[BaseException]
+) -> None:
     def fail() -> None:
         raise KeyError("of the application's")
 
@@ -111,7 +113,7 @@ def test_what_call_soon_and_spawn_raise_goes_to_the_error_handler(rig: Rig, repo
 
 
 def test_report_never_raises_even_if_the_error_handler_does(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    rig: BlockingRig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -122,7 +124,7 @@ def test_report_never_raises_even_if_the_error_handler_does(
     assert "what nobody else heard" in capfd.readouterr().err
 
 
-def test_report_does_not_switch_even_for_what_ends_the_program(rig: Rig) -> None:
+def test_report_does_not_switch_even_for_what_ends_the_program(rig: BlockingRig) -> None:
     with rig.binding.no_switch():
         rig.binding.report(SystemExit(3))
     with pytest.raises(SystemExit):
@@ -149,7 +151,7 @@ def blocking_calls() -> list[Callable[[], object]]:
 
 
 @pytest.mark.parametrize("number", range(len(blocking_calls())))
-def test_whatever_would_block_is_refused_under_the_guard(rig: Rig, number: int) -> None:
+def test_whatever_would_block_is_refused_under_the_guard(rig: BlockingRig, number: int) -> None:
     call = blocking_calls()[number]
     outcome: list[BaseException | None] = []
 
@@ -176,7 +178,7 @@ def test_whatever_would_block_is_refused_under_the_guard(rig: Rig, number: int) 
     call()
 
 
-def test_what_needs_no_switch_is_allowed_under_the_guard(rig: Rig) -> None:
+def test_what_needs_no_switch_is_allowed_under_the_guard(rig: BlockingRig) -> None:
     lock, event = gevent.lock.RLock(), gevent.event.Event()
     native: queue.Queue[int] = queue.Queue()
     channel: gevent.queue.SimpleQueue[int] = gevent.queue.SimpleQueue()
@@ -193,7 +195,7 @@ def test_what_needs_no_switch_is_allowed_under_the_guard(rig: Rig) -> None:
     assert done == [1]
 
 
-def test_who_is_switched_to_behind_the_guards_back_may_not_enter(rig: Rig) -> None:
+def test_who_is_switched_to_behind_the_guards_back_may_not_enter(rig: BlockingRig) -> None:
     # A bare switch() gets past the hub, in the hub itself too: gevent's Waiter does it. libxl's lock is recursive and
     # would let the second greenlet in, on top of the first one's stack.
     outcome: list[object] = []
@@ -219,7 +221,7 @@ def test_who_is_switched_to_behind_the_guards_back_may_not_enter(rig: Rig) -> No
     rig.binding.check_caller()
 
 
-def test_two_guards_nest_and_a_greenlets_own_switch_out_survives(rig: Rig) -> None:
+def test_two_guards_nest_and_a_greenlets_own_switch_out_survives(rig: BlockingRig) -> None:
     other = rig.another()
     calls: list[str] = []
 

@@ -16,17 +16,17 @@ import gevent.os
 import gevent.signal
 import gevent.subprocess
 import pytest
+from blocking import BlockingRig
 from gevent.monkey import get_original
 
 from gxl.errors import GxlError
 from gxl.forking import in_library_fork
 from gxl.testing.hubs.children import dead, fork
-from gxl.testing.hubs.rig import Rig
 
 HUB = gevent.get_hub()
 
 
-def test_children_of_gevents_subprocess_and_patched_forks_run_beside(rig: Rig) -> None:
+def test_children_of_gevents_subprocess_and_patched_forks_run_beside(rig: BlockingRig) -> None:
     expected = {}
     greenlets = []
 
@@ -54,7 +54,7 @@ def test_children_of_gevents_subprocess_and_patched_forks_run_beside(rig: Rig) -
     assert len(rig.sink.children) == 40
 
 
-def test_the_application_may_handle_sigchld_through_gevent(rig: Rig) -> None:
+def test_the_application_may_handle_sigchld_through_gevent(rig: BlockingRig) -> None:
     calls = []
     previous = gevent.signal.signal(signal.SIGCHLD, lambda *_: calls.append(1))
     try:
@@ -70,7 +70,7 @@ def test_the_application_may_handle_sigchld_through_gevent(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: None], ids=["default", "own"])
-def test_a_sigchld_handler_replaced_behind_gevents_back_loses_no_child(rig: Rig, handler: Any) -> None:
+def test_a_sigchld_handler_replaced_behind_gevents_back_loses_no_child(rig: BlockingRig, handler: Any) -> None:
     fork(rig, lambda: 1)
     rig.until(lambda: len(rig.sink.children) == 1, "the first is reported")
     get_original("signal", "signal")(signal.SIGCHLD, handler)
@@ -83,7 +83,7 @@ def test_a_sigchld_handler_replaced_behind_gevents_back_loses_no_child(rig: Rig,
         HUB.loop.install_sigchld()
 
 
-def test_a_handler_that_reaps_everything_is_noticed(rig: Rig, reported: list[BaseException]) -> None:
+def test_a_handler_that_reaps_everything_is_noticed(rig: BlockingRig, reported: list[BaseException]) -> None:
     pid = fork(rig, lambda: 0)
     dead(pid)
     assert get_original("os", "waitpid")(-1, 0)[0] == pid
@@ -94,11 +94,13 @@ def test_a_handler_that_reaps_everything_is_noticed(rig: Rig, reported: list[Bas
     assert f"process {pid}" in str(reported[0])
 
 
-def test_without_pidfds_the_loop_alone_tells(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pidfds_the_loop_alone_tells(rig: BlockingRig, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(pid: int) -> int:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(os, "pidfd_open", unknown)
+    # As in a process that has had no child yet: a SIGCHLD that finds no handler is gone.
+    HUB.loop.reset_sigchld()  # type: ignore[attr-defined]
     pids = {fork(rig, lambda n=n: n): n << 8 for n in range(5)}  # type: ignore[misc]
     for pid in pids:
         dead(pid)
@@ -106,7 +108,7 @@ def test_without_pidfds_the_loop_alone_tells(rig: Rig, monkeypatch: pytest.Monke
     assert dict(rig.sink.children) == pids
 
 
-def test_a_fork_that_fails_is_an_oserror_and_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_fails_is_an_oserror_and_leaves_nothing(rig: BlockingRig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -122,7 +124,7 @@ def test_a_fork_that_fails_is_an_oserror_and_leaves_nothing(rig: Rig, monkeypatc
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_warning_that_is_an_error_does_not_lose_a_child(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_that_is_an_error_does_not_lose_a_child(rig: BlockingRig, monkeypatch: pytest.MonkeyPatch) -> None:
     # Python 3.12 warns when a process with threads forks.
     real = posix.fork
 
@@ -141,7 +143,7 @@ def test_a_warning_that_is_an_error_does_not_lose_a_child(rig: Rig, monkeypatch:
     assert rig.sink.children == [(pid, 0)]
 
 
-def test_an_interrupt_during_the_fork_does_not_lose_the_child(rig: Rig) -> None:
+def test_an_interrupt_during_the_fork_does_not_lose_the_child(rig: BlockingRig) -> None:
     # A signal arrives while the kernel forks, and its handler runs at the next bytecode. This handler has none.
     signals = itertools.chain([signal.SIGINT], itertools.repeat(signal.SIGWINCH))
     os.register_at_fork(after_in_parent=map(_thread.interrupt_main, signals).__next__)
@@ -155,7 +157,7 @@ def test_an_interrupt_during_the_fork_does_not_lose_the_child(rig: Rig) -> None:
     assert rig.sink.children == [(pid, 0)]
 
 
-def test_an_at_fork_handler_that_yields_runs_no_greenlet_in_the_engines_child(rig: Rig) -> None:
+def test_an_at_fork_handler_that_yields_runs_no_greenlet_in_the_engines_child(rig: BlockingRig) -> None:
     ran: list[int] = []
     armed = True
 

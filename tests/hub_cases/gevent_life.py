@@ -14,18 +14,19 @@ import gevent
 import gevent.event
 import gevent.socket
 import pytest
+from blocking import BlockingRig
 from gevent.exceptions import LoopExit
 
 from gxl.errors import MisuseError
 from gxl.hubhooks.gevent import GeventHub
 from gxl.testing.hubs.children import fork
-from gxl.testing.hubs.rig import Rig
+from gxl.testing.hubs.rig import Provider, Rig
 
 HUB = gevent.get_hub()
 
 
 @pytest.fixture
-def watching(rig: Rig) -> Rig:
+def watching(rig: BlockingRig) -> BlockingRig:
     """A rig that is interested in this and that, of which nothing happens."""
     reader, _ = rig.pipe()
     rig.osevent.fd_register(reader, POLLIN, "quiet")
@@ -34,16 +35,16 @@ def watching(rig: Rig) -> Rig:
     return rig
 
 
-def test_an_idle_binding_does_not_keep_the_loop_running(watching: Rig) -> None:
+def test_an_idle_binding_does_not_keep_the_loop_running(watching: BlockingRig) -> None:
     assert HUB.join(timeout=5) is True
 
 
-def test_an_idle_binding_does_not_hide_that_nothing_can_happen_any_more(watching: Rig) -> None:
+def test_an_idle_binding_does_not_hide_that_nothing_can_happen_any_more(watching: BlockingRig) -> None:
     with pytest.raises(LoopExit):
         gevent.event.Event().wait()
 
 
-def test_while_somebody_waits_the_loop_goes_on(watching: Rig) -> None:
+def test_while_somebody_waits_the_loop_goes_on(watching: BlockingRig) -> None:
     assert watching.waiter.wait(0.01) is False
     watching.osevent.timeout_register(time.time() + 0.01, "soon")
     assert watching.waiter.wait(None) is True
@@ -56,7 +57,7 @@ def test_while_somebody_waits_the_loop_goes_on(watching: Rig) -> None:
     watching.until(lambda: watching.sink.children, "the child is reported")
 
 
-def test_once_nobody_waits_the_loop_may_end(watching: Rig) -> None:
+def test_once_nobody_waits_the_loop_may_end(watching: BlockingRig) -> None:
     waiters = [gevent.spawn(lambda: watching.binding.waiter().wait(0.01)) for _ in range(3)]
     gevent.sleep(0)
     waiters[0].kill()
@@ -64,7 +65,7 @@ def test_once_nobody_waits_the_loop_may_end(watching: Rig) -> None:
     assert HUB.join(timeout=5) is True
 
 
-def test_an_idle_binding_wakes_the_loop_no_oftener_than_the_bare_loop_wakes_itself(rig: Rig) -> None:
+def test_an_idle_binding_wakes_the_loop_no_oftener_than_the_bare_loop_wakes_itself(rig: BlockingRig) -> None:
     def turns() -> int:
         check = HUB.loop.check(ref=False)
         count = 0
@@ -81,7 +82,7 @@ def test_an_idle_binding_wakes_the_loop_no_oftener_than_the_bare_loop_wakes_itse
 
     rig.binding.close()
     bare = turns()
-    busy = Rig(GeventHub())
+    busy = BlockingRig(Rig(Provider(GeventHub)))
     reader, _ = busy.pipe()
     busy.osevent.fd_register(reader, POLLIN, "quiet")
     busy.osevent.timeout_register(time.time() + 3600, "far")
@@ -96,7 +97,7 @@ def test_an_idle_binding_wakes_the_loop_no_oftener_than_the_bare_loop_wakes_itse
 
 
 def test_a_closed_binding_is_forgotten_by_the_loop() -> None:
-    rig = Rig(GeventHub())
+    rig = BlockingRig(Rig(Provider(GeventHub)))
     reader, _ = rig.pipe()
     rig.osevent.fd_register(reader, POLLIN, "fd")
     rig.osevent.timeout_register(time.time() + 3600, "far")
@@ -108,7 +109,7 @@ def test_a_closed_binding_is_forgotten_by_the_loop() -> None:
     assert binding() is None
 
 
-def test_a_foreign_timeout_passes_through_and_loses_no_wake_up(rig: Rig) -> None:
+def test_a_foreign_timeout_passes_through_and_loses_no_wake_up(rig: BlockingRig) -> None:
     waiter = rig.binding.waiter()
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.005):
         waiter.wait(10)
@@ -120,7 +121,7 @@ def test_a_foreign_timeout_passes_through_and_loses_no_wake_up(rig: Rig) -> None
     assert waiter.wait(None) is True
 
 
-def test_a_kill_passes_through_and_a_wake_up_in_the_same_turn_is_kept(rig: Rig) -> None:
+def test_a_kill_passes_through_and_a_wake_up_in_the_same_turn_is_kept(rig: BlockingRig) -> None:
     waiter = rig.binding.waiter()
     waits = gevent.spawn(waiter.wait, None)
     gevent.sleep(0)
@@ -131,7 +132,7 @@ def test_a_kill_passes_through_and_a_wake_up_in_the_same_turn_is_kept(rig: Rig) 
     assert waiter.wait(0) is True
 
 
-def test_a_stray_switch_does_not_end_a_wait(rig: Rig) -> None:
+def test_a_stray_switch_does_not_end_a_wait(rig: BlockingRig) -> None:
     waiter = rig.binding.waiter()
     waits = gevent.spawn(waiter.wait, None)
     gevent.sleep(0)
@@ -143,7 +144,7 @@ def test_a_stray_switch_does_not_end_a_wait(rig: Rig) -> None:
     assert waits.get(timeout=5) is True
 
 
-def test_a_wake_up_does_not_disturb_what_the_greenlet_does_next(rig: Rig) -> None:
+def test_a_wake_up_does_not_disturb_what_the_greenlet_does_next(rig: BlockingRig) -> None:
     waiter = rig.binding.waiter()
 
     def wait_and_then_sleep() -> float:
@@ -162,7 +163,7 @@ def test_a_wake_up_does_not_disturb_what_the_greenlet_does_next(rig: Rig) -> Non
     assert sleeps.get(timeout=5) >= 0.0199
 
 
-def test_a_waiter_is_for_one_greenlet(rig: Rig) -> None:
+def test_a_waiter_is_for_one_greenlet(rig: BlockingRig) -> None:
     waits = gevent.spawn(rig.waiter.wait, None)
     gevent.sleep(0)
     with pytest.raises(MisuseError, match="already"):
@@ -171,7 +172,7 @@ def test_a_waiter_is_for_one_greenlet(rig: Rig) -> None:
     assert waits.get(timeout=5) is True
 
 
-def test_waiters_resume_in_the_order_in_which_they_were_woken(rig: Rig) -> None:
+def test_waiters_resume_in_the_order_in_which_they_were_woken(rig: BlockingRig) -> None:
     order: list[int] = []
     waiters = [rig.binding.waiter() for _ in range(5)]
 
@@ -188,7 +189,7 @@ def test_waiters_resume_in_the_order_in_which_they_were_woken(rig: Rig) -> None:
     assert order == [3, 0, 4, 1, 2]
 
 
-def test_a_thousand_that_wait_cost_no_fd_timer_or_thread(rig: Rig) -> None:
+def test_a_thousand_that_wait_cost_no_fd_timer_or_thread(rig: BlockingRig) -> None:
     def possessions() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
@@ -203,7 +204,7 @@ def test_a_thousand_that_wait_cost_no_fd_timer_or_thread(rig: Rig) -> None:
     assert all(greenlet.value is True for greenlet in greenlets)
 
 
-def test_a_replaced_time_function_does_not_matter(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_time_function_does_not_matter(rig: BlockingRig, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.time() + 0.02
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: 0.0)
@@ -212,7 +213,7 @@ def test_a_replaced_time_function_does_not_matter(rig: Rig, monkeypatch: pytest.
     assert time.time() >= moment
 
 
-def test_a_socket_of_gevents_may_be_used_by_its_number(rig: Rig) -> None:
+def test_a_socket_of_gevents_may_be_used_by_its_number(rig: BlockingRig) -> None:
     # The loop watches that fd too then, for somebody else.
     left, right = gevent.socket.socketpair()
     registration = rig.osevent.fd_register(left.fileno(), POLLIN, "shared")

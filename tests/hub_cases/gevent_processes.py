@@ -12,14 +12,15 @@ from select import POLLIN
 
 import gevent
 import pytest
+from blocking import BlockingRig
 from gevent.monkey import get_original
 
 from gxl.errors import MisuseError
 from gxl.forking import in_library_fork
 from gxl.hubhooks.gevent import GeventHub
-from gxl.testing.hubs import waiting
+from gxl.testing.hubs import Case, life, run_case
 from gxl.testing.hubs.children import fork
-from gxl.testing.hubs.rig import Rig
+from gxl.testing.hubs.rig import Provider, Rig
 
 HUB = gevent.get_hub()
 
@@ -41,7 +42,7 @@ def natively(f: Callable[[], object]) -> None:
     assert done
 
 
-def test_a_native_thread_is_refused_and_a_patched_one_is_welcome(rig: Rig) -> None:
+def test_a_native_thread_is_refused_and_a_patched_one_is_welcome(rig: BlockingRig) -> None:
     outcome: list[BaseException | None] = []
 
     def attempt() -> None:
@@ -71,7 +72,7 @@ def test_another_native_thread_may_have_a_binding_of_its_own_but_no_children() -
 
     def in_a_thread() -> None:
         try:
-            rig = Rig(GeventHub())
+            rig = BlockingRig(Rig(Provider(GeventHub)))
             with rig.cleanup:
                 rig.turn()
                 outcome.append(rig.binding.childproc)
@@ -88,7 +89,7 @@ def test_close_is_possible_after_the_hub_was_destroyed() -> None:
 
     def in_a_thread() -> None:
         try:
-            rig = Rig(GeventHub())
+            rig = BlockingRig(Rig(Provider(GeventHub)))
             reader, _ = rig.pipe()
             rig.osevent.fd_register(reader, POLLIN, "fd")
             rig.osevent.timeout_register(time.time() + 3600, "far")
@@ -105,19 +106,17 @@ def test_close_is_possible_after_the_hub_was_destroyed() -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        waiting.a_forked_child_is_refused_and_may_close,
-        waiting.a_forked_child_that_only_closes_leaves_the_parents_loop_unharmed,
+        life.a_forked_child_is_refused_and_may_close,
+        life.a_forked_child_that_only_closes_leaves_the_parents_loop_unharmed,
     ],
     ids=lambda case: case.__name__,
 )
-def test_a_fork_that_gevent_does_not_know_of(case: Callable[[Rig], None]) -> None:
+def test_a_fork_that_gevent_does_not_know_of(case: Case) -> None:
     # There libuv shares its epoll set with the parent for good.
-    rig = Rig(GeventHub(), posix.fork)
-    with rig.cleanup:
-        case(rig)
+    run_case(Provider(GeventHub, fork=posix.fork), case)
 
 
-def test_a_forked_child_lets_go_without_being_asked(rig: Rig) -> None:
+def test_a_forked_child_lets_go_without_being_asked(rig: BlockingRig) -> None:
     reader, writer = rig.pipe()
     rig.osevent.fd_register(reader, POLLIN, "shared")
     rig.turn()
@@ -132,7 +131,7 @@ def test_a_forked_child_lets_go_without_being_asked(rig: Rig) -> None:
     rig.until(lambda: rig.sink.of("shared"), "the parent still hears of its fd")
 
 
-def test_an_engines_own_child_keeps_what_it_was_forked_with(rig: Rig) -> None:
+def test_an_engines_own_child_keeps_what_it_was_forked_with(rig: BlockingRig) -> None:
     # The at-fork handler runs in libxl's children too, and must know them from the application's.
     child_of_library: list[bool] = []
     os.register_at_fork(after_in_child=lambda: child_of_library.append(in_library_fork()))

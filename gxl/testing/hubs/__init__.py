@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The conformance suite for hub providers.
 
-A case is a function that takes a Rig; what it is called is what a provider must do. To run all of them in pytest,
-subclass HubProviderTests in a test module:
+A case is a coroutine function that takes a Rig; what it is called is what a provider must do. Where the loop runs no
+coroutines, none of its awaits ever suspends. To run all cases in pytest, subclass HubProviderTests in a test module:
 
     class TestMyHub(HubProviderTests):
         def make_hub(self) -> IHub:
             return MyHub()
+
+Without pytest, check_hub_provider(MyHub) runs them, and raises what names those that failed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Sequence
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from gxl.interfaces import IHub
-from gxl.testing.hubs import children, fds, timeouts, waiting
-from gxl.testing.hubs.rig import Rig
+from gxl.testing.hubs import children, contexts, fds, life, timeouts, waiting
+from gxl.testing.hubs.contexts import World
+from gxl.testing.hubs.rig import Main, Provider, Rig, run_blocking
 
-Case = Callable[[Rig], None]
+Case = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 def _cases_of(module: ModuleType) -> list[Case]:
@@ -30,14 +34,70 @@ def _cases_of(module: ModuleType) -> list[Case]:
         for name, entry in vars(module).items()
         if callable(entry)
         and entry.__module__ == module.__name__
-        and entry.__annotations__ == {"rig": "Rig", "return": "None"}
+        and not name.startswith("_")
+        and list(getattr(entry, "__annotations__", ())) in (["rig", "return"], ["world", "return"])
     ]
 
 
-OSEVENT_CASES = [*_cases_of(fds), *_cases_of(timeouts), *_cases_of(waiting)]
+OSEVENT_CASES = [*_cases_of(fds), *_cases_of(timeouts), *_cases_of(life)]
 """For bindings with osevent hooks."""
 CHILD_CASES = _cases_of(children)
-"""For bindings with childproc hooks as well."""
+"""For bindings with childproc hooks."""
+CASES = [*_cases_of(waiting), *OSEVENT_CASES, *CHILD_CASES]
+"""All that need a binding only."""
+CONTEXT_CASES = _cases_of(contexts)
+"""For a Context at the hub, on a simulated host."""
+
+
+class HubProviderFailed(AssertionError):
+    """What check_hub_provider raises. `failures`: the names of the cases that failed, and why."""
+
+    def __init__(self, failures: dict[str, BaseException]) -> None:
+        self.failures = failures
+        lines = [f"{name}: {type(error).__name__}: {error}" for name, error in failures.items()]
+        super().__init__(f"{len(lines)} cases failed:\n" + "\n".join(lines))
+
+
+def check_hub_provider(
+    make_hub: Callable[[], IHub],
+    run: Callable[[Main], object] = run_blocking,
+    fork: Callable[[], int] = os.fork,
+    cases: Sequence[Case] | None = None,
+) -> None:
+    """Run the cases (None: all of them) against a provider, and raise HubProviderFailed if any fails.
+
+    `run(main)` is for loops that run coroutines: it runs main() to its end in a new loop, as
+    `lambda main: asyncio.run(main())` does. `fork`: how programs of this loop fork, if not by os.fork.
+    """
+    provider = Provider(make_hub, run, fork)
+    failures: dict[str, BaseException] = {}
+    for case in [*CASES, *CONTEXT_CASES] if cases is None else cases:
+        try:
+            run_case(provider, case)
+        except (Exception, pytest.skip.Exception) as error:
+            if not isinstance(error, pytest.skip.Exception):
+                failures[case.__name__] = error
+    if failures:
+        raise HubProviderFailed(failures)
+
+
+def run_case(provider: Provider, case: Case, engine: str = "embedded") -> None:
+    """Run one case in a loop of its own. Skips one that this provider can't have to pass."""
+
+    async def main() -> None:
+        if case in CONTEXT_CASES:
+            with World.of(engine, provider) as world:
+                await case(world)
+                return
+        rig = Rig(provider)
+        with rig.cleanup:
+            if case in OSEVENT_CASES and rig.binding.osevent is None:
+                pytest.skip("this provider has no osevent hooks: a Context pumps by beforepoll and afterpoll")
+            if case in CHILD_CASES and rig.binding.childproc is None:
+                pytest.skip("this provider can't watch children here")
+            await case(rig)
+
+    provider.run(main)
 
 
 class HubProviderTests:
@@ -47,27 +107,25 @@ class HubProviderTests:
         """The provider to test."""
         raise NotImplementedError
 
+    def run(self, main: Main) -> None:
+        """Run main() in a new loop, to its end: for loops that run coroutines, `asyncio.run(main())` for instance."""
+        run_blocking(main)
+
     def fork(self) -> int:
-        """Forks as programs of this loop do, if the loop needs some care so that it works in the child."""
+        """Fork as programs of this loop do, if the loop needs some care so that it works in the child."""
         return os.fork()
 
-    @pytest.fixture
-    def rig(self) -> Iterator[Rig]:
-        """A binding of the provider's, closed after the case."""
-        rig = Rig(self.make_hub(), self.fork)
-        with rig.cleanup:
-            yield rig
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+    def test_hub(self, case: Case) -> None:
+        """A case for the provider alone."""
+        run_case(self._provider(), case)
 
-    @pytest.mark.parametrize("case", OSEVENT_CASES, ids=lambda case: case.__name__)
-    def test_hub(self, rig: Rig, case: Case) -> None:
-        """A case for fds, timeouts or waiting."""
-        if rig.binding.osevent is None:
-            pytest.skip("this provider has no osevent hooks: a Context pumps by beforepoll and afterpoll")
-        case(rig)
+    @pytest.mark.parametrize("engine", ["embedded", "libxl"])
+    @pytest.mark.parametrize("case", CONTEXT_CASES, ids=lambda case: case.__name__)
+    def test_context(self, case: Case, engine: str) -> None:
+        """A case for a Context at this hub; libxl's with the real library, where that is installed."""
+        run_case(self._provider(), case, engine)
 
-    @pytest.mark.parametrize("case", CHILD_CASES, ids=lambda case: case.__name__)
-    def test_children(self, rig: Rig, case: Case) -> None:
-        """A case for children."""
-        if rig.binding.childproc is None:
-            pytest.skip("this provider can't watch children here")
-        case(rig)
+    def _provider(self) -> Provider:
+        blocking = type(self).run is HubProviderTests.run
+        return Provider(self.make_hub, run_blocking if blocking else self.run, self.fork)

@@ -19,8 +19,8 @@ from gxl.testing.hubs.rig import Rig
 _LOST = 255 << 8
 
 
-def fork(rig: Rig, child: Callable[[], Any]) -> int:
-    """A child made as an engine makes one; `child` returns its exit code."""
+def fork(rig: Any, child: Callable[[], Any]) -> int:
+    """A child made by `rig.childproc` as an engine makes one; `child` returns its exit code."""
     replacement = rig.childproc.fork_replacement
     assert replacement is not None
     pid: int = replacement()
@@ -38,31 +38,31 @@ def dead(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def the_loop_reaps(rig: Rig) -> None:
+async def the_loop_reaps(rig: Rig) -> None:
     assert rig.childproc.chldowner is SigchldOwner.MAINLOOP
     assert rig.childproc.reaped_callback is None
     assert callable(rig.childproc.fork_replacement)
 
 
-def a_childs_status_is_reported_as_from_waitpid(rig: Rig) -> None:
+async def a_childs_status_is_reported_as_from_waitpid(rig: Rig) -> None:
     pids = {
         fork(rig, lambda: 0): 0,
         fork(rig, lambda: 7): 7 << 8,
         fork(rig, lambda: os.kill(os.getpid(), signal.SIGKILL)): signal.SIGKILL,
     }
-    rig.until(lambda: len(rig.sink.children) == 3, "all three are reported")
+    await rig.until(lambda: len(rig.sink.children) == 3, "all three are reported")
     assert dict(rig.sink.children) == pids
 
 
-def a_child_that_is_dead_before_anybody_looks_is_reported(rig: Rig) -> None:
+async def a_child_that_is_dead_before_anybody_looks_is_reported(rig: Rig) -> None:
     pid = fork(rig, lambda: 3)
     dead(pid)
     assert rig.sink.children == []
-    rig.until(lambda: rig.sink.children, "it is reported")
+    await rig.until(lambda: rig.sink.children, "it is reported")
     assert rig.sink.children == [(pid, 3 << 8)]
 
 
-def dozens_that_die_at_once_are_each_reported_once(rig: Rig) -> None:
+async def dozens_that_die_at_once_are_each_reported_once(rig: Rig) -> None:
     reader, writer = os.pipe()
 
     def when_all_are_there(number: int) -> int:
@@ -75,13 +75,13 @@ def dozens_that_die_at_once_are_each_reported_once(rig: Rig) -> None:
     posix.close(reader)
     for pid in expected:
         dead(pid)
-    rig.until(lambda: len(rig.sink.children) >= 50, "all are reported")
-    rig.turn()
+    await rig.until(lambda: len(rig.sink.children) >= 50, "all are reported")
+    await rig.turn()
     assert len(rig.sink.children) == 50
     assert dict(rig.sink.children) == expected
 
 
-def a_child_is_gone_when_it_is_reported_and_the_next_may_be_forked_there(rig: Rig) -> None:
+async def a_child_is_gone_when_it_is_reported_and_the_next_may_be_forked_there(rig: Rig) -> None:
     generations: list[int] = []
 
     def again(pid: int, status: int) -> None:
@@ -94,24 +94,24 @@ def a_child_is_gone_when_it_is_reported_and_the_next_may_be_forked_there(rig: Ri
 
     rig.sink.answers["child"] = again
     fork(rig, lambda: 0)
-    rig.until(lambda: len(rig.sink.children) == 5, "five generations are reported")
+    await rig.until(lambda: len(rig.sink.children) == 5, "five generations are reported")
     assert len(generations) == 5
 
 
-def a_child_that_stops_and_goes_on_is_not_reported_until_it_ends(rig: Rig) -> None:
+async def a_child_that_stops_and_goes_on_is_not_reported_until_it_ends(rig: Rig) -> None:
     pid = fork(rig, lambda: time.sleep(60))
     os.kill(pid, signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
-    rig.turn()
+    await rig.turn()
     os.kill(pid, signal.SIGCONT)
-    rig.turn()
+    await rig.turn()
     assert rig.sink.children == []
     os.kill(pid, signal.SIGTERM)
-    rig.until(lambda: rig.sink.children, "it is reported")
+    await rig.until(lambda: rig.sink.children, "it is reported")
     assert rig.sink.children == [(pid, signal.SIGTERM)]
 
 
-def in_the_engines_own_child_fork_replacement_is_a_plain_fork(rig: Rig) -> None:
+async def in_the_engines_own_child_fork_replacement_is_a_plain_fork(rig: Rig) -> None:
     # libxl forks a middle process, which forks the one that does the work, and waits for it.
     def middle() -> int:
         replacement = rig.childproc.fork_replacement
@@ -122,59 +122,49 @@ def in_the_engines_own_child_fork_replacement_is_a_plain_fork(rig: Rig) -> None:
         return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) + 1
 
     pid = fork(rig, middle)
-    rig.until(lambda: rig.sink.children, "the middle process is reported")
+    await rig.until(lambda: rig.sink.children, "the middle process is reported")
     assert rig.sink.children == [(pid, 6 << 8)]
 
 
-def an_engines_child_keeps_the_parents_loop_unharmed(rig: Rig) -> None:
-    reader, writer = rig.pipe()
-    rig.osevent.fd_register(reader, 1, "fd")
-    rig.turn()
-    fork(rig, lambda: 0)
-    rig.until(lambda: rig.sink.children, "the child is reported")
-    os.write(writer, b"x")
-    rig.until(lambda: rig.sink.of("fd"), "the fd is reported")
-
-
-def a_status_that_somebody_took_is_reported_as_a_failure_once(rig: Rig) -> None:
+async def a_status_that_somebody_took_is_reported_as_a_failure_once(rig: Rig) -> None:
     # A stray os.waitpid(-1) of the application's. Unnoticed, libxl's operation would hang for ever.
     pids = [fork(rig, lambda: 0) for _ in range(3)]
     for pid in pids:
         dead(pid)
         os.waitpid(pid, 0)
-    rig.until(lambda: len(rig.sink.children) >= 3, "they are reported")
-    rig.turn()
+    await rig.until(lambda: len(rig.sink.children) >= 3, "they are reported")
+    await rig.turn()
     assert sorted(rig.sink.children) == sorted((pid, _LOST) for pid in pids)
 
 
-def the_applications_own_children_are_left_to_it(rig: Rig) -> None:
+async def the_applications_own_children_are_left_to_it(rig: Rig) -> None:
     expected = {fork(rig, lambda n=n: n): n << 8 for n in range(20)}  # type: ignore[misc]
     codes = []
     for number in range(10):
         done = subprocess.run([sys.executable, "-S", "-E", "-c", f"raise SystemExit({number})"], check=False)
         codes.append(done.returncode)
-    rig.until(lambda: len(rig.sink.children) >= 20, "the engine's children are reported")
+    await rig.until(lambda: len(rig.sink.children) >= 20, "the engine's children are reported")
     assert codes == list(range(10))
     assert dict(rig.sink.children) == expected
 
 
-def a_child_leaves_no_fd_behind(rig: Rig) -> None:
+async def a_child_leaves_no_fd_behind(rig: Rig) -> None:
     fork(rig, lambda: 0)  # the loop may open some of its own for the first
-    rig.until(lambda: len(rig.sink.children) == 1, "the first is reported")
+    await rig.until(lambda: len(rig.sink.children) == 1, "the first is reported")
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(3):
         fork(rig, lambda: 0)
-    rig.until(lambda: len(rig.sink.children) == 4, "they are reported")
+    await rig.until(lambda: len(rig.sink.children) == 4, "they are reported")
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def close_forgets_the_children(rig: Rig) -> None:
+async def close_forgets_the_children(rig: Rig) -> None:
     other = rig.another()
     pid = fork(other, lambda: time.sleep(60))
     other.binding.close()
     os.kill(pid, signal.SIGKILL)
     dead(pid)
-    rig.turn()
+    await rig.turn()
     assert other.sink.children == []
     try:
         fork(other, lambda: 0)

@@ -7,17 +7,28 @@ Cases close fds by posix.close: monkey-patching replaces os.close by one that cl
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import posix
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from zope.interface import implementer
 
-from gxl.interfaces import IChildProcHooks, IEventSink, IHub, IHubBinding, IOSEventHooks, IWaiter
+from gxl.interfaces import (
+    IAwaitableWaiter,
+    IChildProcHooks,
+    ICoroutineBinding,
+    IEventSink,
+    IHub,
+    IHubBinding,
+    IOSEventHooks,
+    IWaiter,
+)
 
 PATIENCE = 10.0
 
@@ -68,12 +79,37 @@ class Recorder:
         return [report for report in self.fds if report[0] == token]
 
 
+Main = Callable[[], Coroutine[Any, Any, None]]
+
+
+def run_blocking(main: Main) -> None:
+    """Runs what waits only by blocking: for hubs without coroutines."""
+    coroutine = main()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise AssertionError("a waiter can be awaited: say how to run this loop, by `run`")
+
+
+class Provider(NamedTuple):
+    """What the suite has to know of a provider."""
+
+    make_hub: Callable[[], IHub]
+    """The factory; a hub that was made in one loop is not used in another."""
+    run: Callable[[Main], object] = run_blocking
+    """Runs main() in a new loop, to its end: asyncio.run(main()), for instance."""
+    fork: Callable[[], int] = os.fork
+    """Forks as programs of this loop do."""
+
+
 class Rig:
     """One binding of the provider under test, and what the case opened; all of it closed at the end."""
 
-    def __init__(self, hub: IHub, fork: Callable[[], int] = os.fork) -> None:
-        self.hub = hub
-        self._fork = fork
+    def __init__(self, provider: Provider, hub: IHub | None = None) -> None:
+        self._provider = provider
+        self.hub = hub = provider.make_hub() if hub is None else hub
         self.cleanup = contextlib.ExitStack()
         self.sink = Recorder()
         self.binding: IHubBinding = hub.attach(self.sink)
@@ -95,7 +131,20 @@ class Rig:
         hooks: IChildProcHooks = self.binding.childproc
         return hooks
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
+    async def wait(self, waiter: IWaiter, timeout: float | None) -> bool:
+        """Wait in the way that this loop has."""
+        if IAwaitableWaiter.providedBy(waiter):
+            return bool(await waiter.awaited(timeout))
+        return waiter.wait(timeout)
+
+    def spawn(self, main: Main) -> None:
+        """Have the binding run main(), which may wait by this rig."""
+        if ICoroutineBinding.providedBy(self.binding):
+            self.binding.spawn(main)
+        else:
+            self.binding.spawn(lambda: run_blocking(main))
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
         """Let the loop run until `condition()`; the case fails if that takes too long."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
@@ -106,10 +155,16 @@ class Rig:
                 f"it did not happen within {PATIENCE} s that {what}; reported were fds {self.sink.fds[-20:]}, "
                 f"timeouts {self.sink.timeouts[-20:]}, children {self.sink.children[-20:]}"
             )
-            self.waiter.wait(left)
+            await self.wait(self.waiter, left)
 
-    def turn(self, times: int = 3) -> None:
+    async def turn(self, times: int = 3) -> None:
         """Let the loop look at its fds and at what is due: whatever is ready now is reported when this returns."""
+        if self.binding.osevent is None:
+            called: list[bool] = []
+            self.binding.call_soon(lambda: called.append(True))
+            self.binding.call_soon(self.waiter.wake)
+            await self.until(lambda: called, "what was to be called soon is called")
+            return
         for _ in range(times):
             reader, writer = os.pipe()
             canary = object()
@@ -117,8 +172,8 @@ class Rig:
             registration = self.osevent.fd_register(reader, 1, canary)
             due = object()
             self.osevent.timeout_register(0, due)
-            self.until(lambda c=canary: self.sink.of(c), "a readable pipe is reported")  # type: ignore[misc]
-            self.until(lambda d=due: d in self.sink.timeouts, "a timeout at 0 is reported")  # type: ignore[misc]
+            await self.until(lambda c=canary: self.sink.of(c), "a readable pipe is reported")  # type: ignore[misc]
+            await self.until(lambda d=due: d in self.sink.timeouts, "a timeout at 0 is reported")  # type: ignore[misc]
             self.osevent.fd_deregister(reader, registration)
             posix.close(reader)
             posix.close(writer)
@@ -132,7 +187,14 @@ class Rig:
 
     def another(self) -> Rig:
         """A second binding of the same provider."""
-        other = Rig(self.hub, self._fork)
+        return self._beside(self.hub)
+
+    def fresh(self) -> Rig:
+        """A binding of a new instance of the provider, for a loop that is another one."""
+        return self._beside(None)
+
+    def _beside(self, hub: IHub | None) -> Rig:
+        other = Rig(self._provider, hub)
         self.cleanup.callback(other.cleanup.close)
         return other
 
@@ -143,17 +205,17 @@ class Rig:
             posix.close(fd)
 
     def fork(self, child: Callable[[], Any]) -> Callable[[], None]:
-        """Run `child` in a process that the application forks, not the engine.
+        """Run `child`, which may be a coroutine function, in a process that the application forks, not the engine.
 
         Returns what waits for its end and fails the case if it raised. The loop doesn't run meanwhile.
         """
         reader, writer = os.pipe()
-        pid = self._fork()
+        pid = self._provider.fork()
         if pid == 0:
             outcome = "it never returned"
             try:
                 signal.alarm(int(2 * PATIENCE))
-                child()
+                self._call(child)
                 outcome = "fine"
             except BaseException:
                 outcome = traceback.format_exc()
@@ -170,3 +232,24 @@ class Rig:
             assert outcome == "fine", f"in the forked child: {outcome or 'killed'}"
 
         return join
+
+    def _call(self, child: Callable[[], Any]) -> None:
+        if not inspect.iscoroutinefunction(child):
+            child()
+        elif self._provider.run is run_blocking:
+            run_blocking(child)
+        else:
+            # A copy of the parent's loop seems to run in this thread; in another there is room for a new one.
+            failure: list[BaseException] = []
+
+            def attempt() -> None:
+                try:
+                    self._provider.run(child)
+                except BaseException as error:
+                    failure.append(error)
+
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
+            for error in failure:
+                raise error
