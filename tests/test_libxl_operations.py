@@ -179,7 +179,8 @@ def test_a_cd_goes_into_drives_of_hvm_domains_only(engine: LibxlEngine, host: Re
 def test_a_configuration_that_libxl_can_not_read_starts_nothing(
     engine: LibxlEngine, host: RemoteHost, how: AsyncHow | None
 ) -> None:
-    for wrong in ({"c_info": {"type": "nonsense"}, "b_info": {}}, {"c_info": {"type": "pv"}, "b_info": {"max_memkb": "much"}}):
+    for wrong in ({"c_info": {"type": "nonsense"}}, {"c_info": {}, "disks": [{"backend": "nonsense"}]}):
+        wrong |= {"b_info": {}}
         with pytest.raises(Fail, match="can't read the domain_config"):
             engine.domain_create_new(json.dumps(wrong), how)
         with pytest.raises(Fail, match="can't read the domain_config"):
