@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import select
+import sys
 import threading
 import time
 import weakref
@@ -221,6 +222,10 @@ class PollBinding:
             raise MisuseError(
                 "code that runs inside libxl tried to wait: let it note what happened, and wait when it has returned"
             )
+        if _in_unpatched_greenlet():
+            raise MisuseError(
+                "a greenlet that waits at the poll hub would stop all others: open the Context with hub='gevent'"
+            )
         if self._pumping_thread == threading.get_ident():
             raise MisuseError("a callback of the hub's can't wait: it runs in a thread that is waiting already")
 
@@ -366,6 +371,15 @@ class PollHub:
 
     def attach(self, sink: IEventSink) -> PollBinding:
         return PollBinding(sink)
+
+
+def _in_unpatched_greenlet() -> bool:
+    # Who made this Context before gevent's hub first ran, was taken for a program without a loop.
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is None or greenlet.getcurrent().parent is None:
+        return False
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is None or not monkey.is_module_patched("select")
 
 
 _bindings: weakref.WeakSet[PollBinding] = weakref.WeakSet()
