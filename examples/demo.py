@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Domains live and die on a simulated Xen host; one greenlet prints what happens to them while another one ticks.
 
-On a real host the first two lines of main() are `with gxl.Context(hub="gevent") as ctx:`, and the domains are there already.
+On a real host main() begins with `with gxl.Context(hub="gevent") as ctx:`, and the domains are there already.
 """
 
 import random
