@@ -53,7 +53,8 @@ def test_the_natural_mode_is_set_up_by_itself(world: World) -> None:
 
 def test_children_that_are_dead_before_the_loop_looks_are_not_lost(world: World) -> None:
     ctx = world.open()
-    doomed = [ctx.domain_destroy(world.host.create_domain(), wait=False) for _ in range(30)]
+    domids = [world.host.create_domain() for _ in range(30)]
+    doomed = [ctx.domain_destroy(domid, wait=False) for domid in domids]
     for pid in libxls(ctx):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert len(libxls(ctx)) == 30

@@ -27,7 +27,8 @@ sys.argv = [{APP!r}, *sys.argv[1:]]
 runpy.run_path({APP!r}, run_name="__main__")
 """
 WAYS = {"patched first": ["-c", PATCHED_FIRST], "by gevent.monkey": ["-m", "gevent.monkey", APP]}
-LOOPS = ["libev-cext", "libev-cffi", "libuv-cffi"]
+# All of them, or the one that this run of the tests is for.
+LOOPS = [os.environ["GEVENT_LOOP"]] if os.environ.get("GEVENT_LOOP") else ["libev-cext", "libev-cffi", "libuv-cffi"]
 
 every_way = pytest.mark.parametrize("way", WAYS)
 every_loop = pytest.mark.parametrize("loop", LOOPS)

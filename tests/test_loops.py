@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-ROOMS = ["context", "feeds", "sidechannel", "mailbox", "pump", "operations", "watch", "expect"]
+ROOMS = ["context", "feeds", "sidechannel", "mailbox", "pump", "operations", "children", "building", "watch", "expect"]
 
 # What this process does itself: gevent's default loop, unpatched.
 OTHERS = [(loop, patched) for loop in ("libev-cext", "libev-cffi", "libuv-cffi") for patched in (False, True)][1:]
@@ -40,7 +40,7 @@ def test_a_context_keeps_its_promises_on_every_loop(loop: str, patched: bool) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
