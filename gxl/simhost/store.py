@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from gxl.simhost.tree import (
     EVERYTHING,
-    NODES_PER_GUEST,
     TOOLSTACK,
     Caller,
     Node,
@@ -153,8 +152,8 @@ class Transaction(Tree):
         store = self._store
         if self._broken:
             fail(errno.ENOMEM)
-        domid = self._caller.domid
-        if self._created and not self._caller.privileged and self._owned_by(domid) >= NODES_PER_GUEST:
+        # Here, unlike in a single request, xenstored wants one node to spare.
+        if self._created and not self._caller.privileged and not self._room_for(self._caller, 1):
             fail(errno.ENOSPC)
         for path, access in self._accesses.items():
             node = store._nodes.get(path)
