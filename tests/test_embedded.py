@@ -453,7 +453,7 @@ print("well")
 def test_in_a_patched_process_it_switches_no_greenlets(tmp_path: Any) -> None:
     script = tmp_path / "patched.py"
     script.write_text(PATCHED)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["." , *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", *sys.path])}
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", script],
         capture_output=True,

@@ -324,12 +324,12 @@ def a_pipe_is_forgotten(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(parts(engine).core.osevents, "close", lambda: (close(), os.pipe()))
 
 
-@fails("children.by_default_sigchld_is_the_engines_only_while_it_has_a_child")
+@fails("sigchld.by_default_sigchld_is_the_engines_only_while_it_has_a_child")
 def the_handler_stays_behind(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(children.SIGNAL, "remove", lambda engine: None)
 
 
-@fails("children.engines_share_the_handler_and_the_last_one_removes_it")
+@fails("sigchld.engines_share_the_handler_and_the_last_one_removes_it")
 def the_first_engine_to_go_takes_the_handler_along(engine: EmbeddedEngine, patch: Patch) -> None:
     remove = children.SIGNAL.remove
 
@@ -340,7 +340,7 @@ def the_first_engine_to_go_takes_the_handler_along(engine: EmbeddedEngine, patch
     patch.setattr(children.SIGNAL, "remove", spoilt)
 
 
-@fails("children.selective_reaping_leaves_the_applications_children")
+@fails("sigchld.selective_reaping_leaves_the_applications_children")
 def selective_reaping_reaps_everything(engine: EmbeddedEngine, patch: Patch) -> None:
     def spoilt(self: Any) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -350,7 +350,7 @@ def selective_reaping_reaps_everything(engine: EmbeddedEngine, patch: Patch) -> 
     patch.setattr(children.Children, "check_all", spoilt)
 
 
-@fails("children.in_libxl_mode_the_engine_reaps_every_child_and_reports_the_foreign_ones")
+@fails("sigchld.in_libxl_mode_the_engine_reaps_every_child_and_reports_the_foreign_ones")
 def foreign_children_are_not_reported(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(children.Children, "_foreign", lambda self, pid, status: True)
 
@@ -366,7 +366,7 @@ def the_fork_replacement_is_not_used(engine: EmbeddedEngine, patch: Patch) -> No
     patch.setattr(children.Children, "_fork", lambda self: os.fork())
 
 
-@fails("children.a_handler_that_somebody_else_has_is_named_and_respected")
+@fails("sigchld.a_handler_that_somebody_else_has_is_named_and_respected")
 def somebody_elses_handler_is_replaced(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(children.SIGNAL, "check", lambda: None)
 

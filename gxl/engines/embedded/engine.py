@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 from zope.interface import implementer
 
 from gxl import arguments
-from gxl.engines.embedded.building import Building
-from gxl.engines.embedded.children import SIGNAL, ChildprocMode, Children
-from gxl.engines.embedded.core import Core, Entry, EventHooks
-from gxl.engines.embedded.deaths import DeathEvgen, Deaths
-from gxl.engines.embedded.ejects import EjectEvgen, Ejects
-from gxl.engines.embedded.operations import Operation, Operations
-from gxl.engines.embedded.store import Store
-from gxl.errors import Disaster, DomainNotFound, EngineUnavailable, Fail, MisuseError
+from gxl.engines.embedded import checks
+from gxl.engines.embedded.children import SIGNAL
+from gxl.engines.embedded.core import Entry, EventHooks
+from gxl.engines.embedded.ctx import Ctx
+from gxl.engines.embedded.deaths import DeathEvgen
+from gxl.engines.embedded.ejects import EjectEvgen
+from gxl.engines.embedded.operations import Operation
+from gxl.errors import Disaster, DomainNotFound, Fail, MisuseError
 from gxl.events import EVENTMASK_ALL, Event, shutdown_reason
 from gxl.interfaces import (
     AsyncHow,
@@ -32,48 +29,6 @@ from gxl.interfaces import (
 )
 from gxl.simhost import DomainInfo as SimDomainInfo
 from gxl.simhost import SimHost
-
-
-class _Ctx:
-    """One libxl_ctx: every part of it, and no checks."""
-
-    def __init__(self, host: SimHost | None) -> None:
-        self.freed = True
-        self.host = SimHost() if host is None else host
-        self.owns_host = host is None
-        try:
-            connection = self.host.connect()
-        except OSError as error:
-            raise EngineUnavailable("the simulated host can't be used", (("xenstored", str(error)),)) from error
-        self.core = Core()
-        self.store = Store(self.core, connection)
-        self.children = Children(self.core)
-        self.deaths = Deaths(self.core, self.store, self.host)
-        self.ejects = Ejects(self.core, self.store)
-        self.operations = Operations(self.core, self.store, self.host, self.children)
-        self.building = Building(self.operations)
-        self.core.on_death = self.operations.fail_all
-        self.freed = False
-
-    @property
-    def evgens(self) -> bool:
-        return bool(self.deaths or self.ejects)
-
-    def free(self) -> None:
-        self.deaths.disable_all()
-        self.ejects.disable_all()
-        self.children.close()
-        self.core.osevents.close()
-        self.store.close()
-        self.core.queue.clear()
-        if self.owns_host:
-            self.host.close()
-        self.freed = True
-        self.core.refusal = "the engine is closed: ctx_free has been called"
-
-    def __del__(self) -> None:
-        if not self.freed and not self.core.in_child:
-            warnings.warn("an embedded engine was dropped without ctx_free", ResourceWarning, stacklevel=1)
 
 
 @implementer(IEngine)
@@ -90,7 +45,7 @@ class EmbeddedEngine:
     def __init__(self, host: SimHost | None = None) -> None:
         if host is not None and not isinstance(host, SimHost):
             raise TypeError(f"host must be a SimHost, not {host!r}")
-        self._ctx = _Ctx(host)
+        self._ctx = Ctx(host)
         self._claimed = False
 
     @property
@@ -131,7 +86,7 @@ class EmbeddedEngine:
         return self._ctx.core.run_until(take)
 
     def event_register_callbacks(self, hooks: object | None) -> None:
-        checked = EventHooks() if hooks is None else _check_event_hooks(hooks)
+        checked = checks.check_event_hooks(hooks)
         with self._enter_alone("event_register_callbacks"):
             if self._ctx.evgens:
                 raise MisuseError("event_register_callbacks while evgens are enabled: call it before the first")
@@ -159,22 +114,20 @@ class EmbeddedEngine:
             self._ctx.ejects.disable(evgen)
 
     def osevent_beforepoll(self, now: float | None = None) -> tuple[list[tuple[int, int]], int | None]:
-        moment = _check_now(now)
+        moment = checks.check_now(now)
         with self._enter():
             osevents = self._ctx.core.osevents
             return osevents.beforepoll(osevents.app_poller, moment)
 
     def osevent_afterpoll(self, fds: Sequence[tuple[int, int, int]], now: float | None = None) -> None:
-        moment = _check_now(now)
-        checked = [_check_pollfd(pollfd) for pollfd in fds]
+        moment = checks.check_now(now)
+        checked = [checks.check_pollfd(pollfd) for pollfd in fds]
         with self._enter():
             osevents = self._ctx.core.osevents
             osevents.afterpoll(osevents.app_poller, checked, moment)
 
     def osevent_register_hooks(self, hooks: object) -> None:
-        for name in ("fd_register", "fd_modify", "fd_deregister", "timeout_register", "timeout_modify"):
-            if not callable(getattr(hooks, name, None)):
-                raise TypeError(f"hooks must provide IOSEventHooks, and {hooks!r} has no {name}")
+        checks.check_osevent_hooks(hooks)
         with self._enter_alone("osevent_register_hooks"):
             osevents = self._ctx.core.osevents
             if osevents.hooks is not None:
@@ -196,18 +149,14 @@ class EmbeddedEngine:
             self._ctx.core.osevents.occurred_timeout(for_libxl)
 
     def childproc_setmode(self, hooks: object | None) -> None:
-        mode = ChildprocMode() if hooks is None else _check_childproc_hooks(hooks)
+        mode = checks.check_childproc_hooks(hooks)
         with self._enter():
             if self._ctx.children:
                 raise MisuseError("childproc_setmode while the engine has a child: call it at the start")
             self._ctx.children.set_mode(mode)
 
     def childproc_reaped(self, pid: int, status: int) -> bool:
-        for what, value in (("pid", pid), ("status", status)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{what} must be an int, not {value!r}")
-        if not 0 < pid < 2**31 or not 0 <= status < 2**31:
-            raise ValueError(f"pid and status must be as from waitpid, not {pid} and {status}")
+        checks.check_reaped(pid, status)
         with self._enter():
             self._refuse_unless_mainloop("childproc_reaped")
             return self._ctx.children.reaped(pid, status)
@@ -261,7 +210,7 @@ class EmbeddedEngine:
 
     def domain_create_new(self, config: str, how: AsyncHow | None = None, console: int | None = None) -> NewDomain:
         checked = arguments.check_config(config)
-        _check_console(console)
+        checks.check_console(console)
         new = NewDomain()
         building = self._ctx.building
         self._operate(lambda operation: building.create(operation, checked, new, console), 0, how)
@@ -272,7 +221,7 @@ class EmbeddedEngine:
     ) -> NewDomain:
         checked = arguments.check_config(config)
         arguments.check_fd(fd)
-        _check_console(console)
+        checks.check_console(console)
         new = NewDomain()
         building = self._ctx.building
         self._operate(lambda operation: building.restore(operation, checked, fd, new, console), 0, how)
@@ -290,7 +239,7 @@ class EmbeddedEngine:
         self._operate(lambda operation: self._ctx.building.insert(operation, vdev, path, format), domid, how)
 
     def ao_abort(self, how: AsyncHow) -> None:
-        _check_how(how)
+        checks.check_how(how)
         with self._ctx.core.enter():
             self._ctx.operations.abort(how)
 
@@ -352,7 +301,7 @@ class EmbeddedEngine:
         if how is None:
             self._check_owner()
         else:
-            _check_how(how)
+            checks.check_how(how)
         self._ctx.operations.run(begin, domid, how)
 
     def _refuse_unless_mainloop(self, function: str) -> None:
@@ -369,61 +318,6 @@ def _refuse_nested(entry: Entry, function: str) -> None:
             f"{function} can't be called from inside another engine call, its callbacks included: note what is to be "
             "done, and do it when that call has returned"
         )
-
-
-def _check_now(now: float | None) -> float:
-    if now is None:
-        return time.time()
-    if isinstance(now, bool) or not isinstance(now, (int, float)):
-        raise TypeError(f"now must be seconds since the epoch or None, not {now!r}")
-    if not 0 <= now < 2**62:
-        raise ValueError(f"now must be seconds since the epoch, not {now!r}")
-    return float(now)
-
-
-def _check_pollfd(pollfd: Any) -> tuple[int, int, int]:
-    match pollfd:
-        case (fd, int(events), int(revents)):
-            arguments.check_fd(fd)
-        case _:
-            raise TypeError(f"fds must be (fd, events, revents) tuples of ints, not {pollfd!r}")
-    if not (-0x8000 <= events <= 0x7FFF and -0x8000 <= revents <= 0x7FFF):
-        raise ValueError(f"events and revents must be bits of poll's, not {events}, {revents}")
-    return fd, events, revents
-
-
-def _check_console(console: int | None) -> None:
-    if console is not None:
-        arguments.check_user(console, "console")
-
-
-def _check_how(how: AsyncHow) -> None:
-    if not isinstance(how, AsyncHow):
-        raise TypeError(f"how must be an AsyncHow, not {how!r}")
-
-
-def _check_event_hooks(hooks: Any) -> EventHooks:
-    try:
-        checked = EventHooks(arguments.check_typemask(hooks.event_occurs_mask), hooks.event_occurs, hooks.disaster)
-    except AttributeError as error:
-        raise TypeError(f"hooks must provide IEventHooks, or be None: {error}") from error
-    if checked.event_occurs is None and checked.event_occurs_mask:
-        raise ValueError(f"event_occurs can be None only if event_occurs_mask is 0, not {checked.event_occurs_mask:#x}")
-    for what, hook in (("event_occurs", checked.event_occurs), ("disaster", checked.disaster)):
-        if hook is not None and not callable(hook):
-            raise TypeError(f"{what} must be callable or None, not {hook!r}")
-    return checked
-
-
-def _check_childproc_hooks(hooks: Any) -> ChildprocMode:
-    try:
-        mode = ChildprocMode(SigchldOwner(hooks.chldowner), hooks.fork_replacement, hooks.reaped_callback)
-    except AttributeError as error:
-        raise TypeError(f"hooks must provide IChildProcHooks, or be None: {error}") from error
-    for what, hook in (("fork_replacement", mode.fork_replacement), ("reaped_callback", mode.reaped_callback)):
-        if hook is not None and not callable(hook):
-            raise TypeError(f"{what} must be callable or None, not {hook!r}")
-    return mode
 
 
 def _domain_info(info: SimDomainInfo) -> DomainInfo:

@@ -25,7 +25,7 @@ from gxl.testing.differences import Side
 
 _ROOMS = (
     *("callbacks", "children", "deaths", "ejects", "hooks", "lifecycle", "operations", "polling", "queue", "rig"),
-    "timeouts",
+    *("processes", "sigchld", "timeouts"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
@@ -39,6 +39,7 @@ from gxl.testing.engines import (  # noqa: E402
     operations,
     polling,
     queue,
+    sigchld,
     timeouts,
 )
 from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process  # noqa: E402
@@ -69,7 +70,7 @@ POLL_CASES = [*_cases_of(polling), *_cases_of(lifecycle)]
 """For an engine that is driven by beforepoll and afterpoll."""
 HOOK_CASES = [*_cases_of(hooks), *_cases_of(timeouts)]
 """For an engine with osevent hooks."""
-CHILD_CASES = _cases_of(children)
+CHILD_CASES = [*_cases_of(children), *_cases_of(sigchld)]
 """What concerns the whole process: each needs one of its own."""
 
 
