@@ -82,7 +82,7 @@ def test_a_signal_handler_that_raises_while_fds_are_looked_at_stops_nothing(
 ) -> None:
     reader, writer = rig.pipe()
     registration = rig.osevent.fd_register(reader, POLLIN, "fd")
-    fds = rig.binding._fds  # type: ignore[attr-defined]
+    fds = rig.binding._fds
     looked = fds._dispatch
 
     def interrupted() -> None:
