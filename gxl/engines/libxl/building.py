@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
 _ROOM = 1 << 16
-"""For any of these structs. The largest, libxl_domain_config, has some 1300 bytes: lists in it are kept apart."""
+"""For any of these structs. The largest, libxl_domain_config, grew from 1264 bytes in Xen 4.14 to 1400 in 4.22."""
 _FILLER = b"\xa5"
 _INVALID_DOMID = 0xFFFFFFFF
 _SUSPEND_LIVE = 2
