@@ -29,6 +29,8 @@ from gxl import building
 from gxl.building import Build
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.errors import Aborted, Fail, Inval
+from gxl.interfaces import AsyncHow
+from gxl.simhost.remote import RemoteHost
 
 UUID_OF_NEW = UUID("00000000-1111-2222-3333-444444444444")
 
@@ -268,6 +270,29 @@ def test_the_real_libxl_is_asked_in_a_process_of_its_own(world: World, caplog: p
         ctx.domain_create(wrong)
     assert "domain_config" in caplog.text or "a domain needs a type" in caplog.text
     assert not ctx._pump.builds
+
+
+def test_an_engine_that_belongs_to_a_context_builds_nothing_in_this_process(
+    served_host: tuple[RemoteHost, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in served_host[1].items():
+        monkeypatch.setenv(name, value)
+    with gxl.Context("libxl", "gevent") as ctx:
+        for how in (None, AsyncHow(for_event=1)):
+            with pytest.raises(gxl.MisuseError, match=r"use Context\.domain_create"):
+                ctx.engine.domain_create_new(json.dumps(config()), how)
+            with pytest.raises(gxl.MisuseError, match=r"use Context\.domain_restore"):
+                ctx.engine.domain_create_restore(json.dumps(config()), 0, how)
+
+
+def test_operations_that_the_application_starts_itself_complete_as_events(embedded: World) -> None:
+    ctx = embedded.open()
+    new = ctx.engine.domain_create_new(json.dumps(config()), AsyncHow(for_event=2**63), 5)
+    console, complete = ctx.event_wait(timeout=5), ctx.event_wait(timeout=5)
+    assert isinstance(console, gxl.DomainCreateConsoleAvailable)
+    assert isinstance(complete, gxl.OperationComplete)
+    assert (console.for_user, complete.for_user, complete.rc) == (5, 2**63, 0)
+    assert new.domid == console.domid
 
 
 def test_a_saved_domain_goes_to_that_process_and_it_takes_no_other_fd(apart: World) -> None:

@@ -117,7 +117,7 @@ def insert(ctx: Ctx, domid: int, vdev: str, path: str | None, format: str, how: 
         f"cdrom_insert({domid}, {vdev!r})",
         lambda how: ctx.lib.libxl_cdrom_insert(ctx.pointer, domid, struct.room, how),
         how,
-        True,
+        False,
         _Lent(struct),
     )
 

@@ -236,6 +236,7 @@ class LibxlEngine:
         check_config(config)
         if console is not None:
             check_user(console, "console")
+        self._check_may_build("domain_create_new", "domain_create")
         with self._operation("domain_create_new", how, forks=True) as ctx:
             return building.create(ctx, config, how, console)
 
@@ -246,6 +247,7 @@ class LibxlEngine:
         check_fd(fd)
         if console is not None:
             check_user(console, "console")
+        self._check_may_build("domain_create_restore", "domain_restore")
         with self._operation("domain_create_restore", how, forks=True) as ctx:
             return building.restore(ctx, config, fd, how, console)
 
@@ -261,7 +263,7 @@ class LibxlEngine:
         check_domid(domid)
         check_vdev(vdev)
         check_image(path, format)
-        with self._operation("cdrom_insert", how, forks=True) as ctx:
+        with self._operation("cdrom_insert", how, forks=False) as ctx:
             building.insert(ctx, domid, vdev, path, format, how)
 
     def _operate(self, function: str, domid: int, how: AsyncHow | None, forks: bool = False) -> None:
@@ -269,6 +271,13 @@ class LibxlEngine:
         with self._operation(function, how, forks) as ctx:
             start = getattr(ctx.lib, f"libxl_{function}")
             ctx.operations.start(f"{function}({domid})", lambda how: start(ctx.pointer, domid, how), how, forks)
+
+    def _check_may_build(self, function: str, instead: str) -> None:
+        if self._claimed:
+            raise MisuseError(
+                f"{function}: libxl builds the domain's memory inside this call, and this engine belongs to a Context, "
+                f"whose loop would stand still: use Context.{instead}, which has it done by another process"
+            )
 
     @contextmanager
     def _operation(self, function: str, how: AsyncHow | None, forks: bool) -> Iterator[Ctx]:
