@@ -446,3 +446,42 @@ def test_without_another_python_it_is_refused(apart: World, monkeypatch: pytest.
     with pytest.raises(Fail, match="can't be started"):
         ctx.domain_create(config())
     assert not ctx._pump.operations
+
+
+WITHOUT_A_LOOP = """
+import json, sys, tempfile
+from types import SimpleNamespace
+from gxl.engines.embedded import EmbeddedEngine
+from gxl.errors import Fail
+from gxl.interfaces import SigchldOwner
+engine = EmbeddedEngine()
+mode = SigchldOwner[sys.argv[1]]
+engine.childproc_setmode(SimpleNamespace(chldowner=mode, fork_replacement=None, reaped_callback=None))
+config = {"c_info": {"type": "hvm", "name": "new"}, "b_info": {}, "disks": [{"vdev": "hdc", "is_cdrom": 1}]}
+domid = engine.domain_create_new(json.dumps(config)).domid
+engine.cdrom_insert(domid, "hdc", "/isos/a.iso")
+engine.domain_unpause(domid)
+with tempfile.TemporaryFile() as file:
+    engine.domain_suspend(domid, file.fileno())
+    try:
+        engine.domain_create_restore(json.dumps(config), file.fileno())
+    except Fail:
+        print("at its end")
+    engine.domain_destroy(domid)
+    file.seek(0)
+    print(engine.domain_create_restore(json.dumps(config), file.fileno()).domid)
+engine.ctx_free()
+"""
+
+
+@pytest.mark.parametrize("mode", ["LIBXL", "LIBXL_ALWAYS", "LIBXL_ALWAYS_SELECTIVE_REAP"])
+def test_without_a_loop_the_engine_waits_for_its_children_itself(mode: str) -> None:
+    done = gevent.subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_LOOP, mode],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=gevent.subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "at its end\n2\n")
