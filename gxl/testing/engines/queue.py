@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gxl.errors import MisuseError
-from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
+from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, OperationComplete, mask
+from gxl.interfaces import AsyncHow
 from gxl.testing.engines.rig import Rig, users
 
 LARGEST_USER = 2**64 - 1
@@ -176,10 +177,6 @@ class _InThread:
         except BaseException as error:
             self._error = error
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
     def result(self) -> Any:
         self._thread.join(self._patience)
         assert not self._thread.is_alive(), f"a thread that should have returned still blocks after {self._patience} s"
@@ -189,23 +186,33 @@ class _InThread:
 
 
 def a_waiting_thread_is_woken_by_an_event_that_another_threads_call_queued(rig: Rig) -> None:
-    domids = [rig.domain(), rig.domain()]
-    for user, domid in enumerate(domids, 1):
-        rig.engine.evenable_domain_death(domid, user)
-    rig.settle()
-    waiter = _InThread(rig, lambda: rig.engine.event_wait(EVENTMASK_ALL, lambda event: event.for_user == 2))
-    with rig.host.quiet():
-        for domid in domids:
-            rig.host.destroy_domain(domid)
-    # Whichever thread comes first generates both.
-    rig.until(lambda: not waiter.running, "the other thread returns")
-    assert waiter.result().for_user == 2
-    assert users(rig.events()) == [1]
+    [other] = rig.queue_deaths(1)
+    domid = rig.domain()
+    has_looked = threading.Event()
+
+    def wanted(event: Event) -> bool:
+        has_looked.set()
+        return event.for_user == 2
+
+    waiter = _InThread(rig, lambda: rig.engine.event_wait(EVENTMASK_ALL, wanted))
+    assert has_looked.wait(rig.patience)
+    # Ends, and is queued, inside this call: no fd becomes ready.
+    rig.engine.domain_pause(domid, AsyncHow(2))
+    assert waiter.result() == OperationComplete(domid, 0, for_user=2)
+    assert rig.queued() == [other]
 
 
 def a_waiting_thread_sees_to_an_evgen_that_another_threads_call_enabled(rig: Rig) -> None:
-    domid = rig.domain()
-    waiter = _InThread(rig, rig.engine.event_wait)
+    domid, other = rig.domain(), rig.domain()
+    rig.engine.domain_pause(other, AsyncHow(1))
+    has_looked = threading.Event()
+
+    def wanted(event: Event) -> bool:
+        has_looked.set()
+        return event.for_user == 5
+
+    waiter = _InThread(rig, lambda: rig.engine.event_wait(EVENTMASK_ALL, wanted))
+    assert has_looked.wait(rig.patience)
     rig.engine.evenable_domain_death(domid, 5)
     rig.host.destroy_domain(domid)
     assert waiter.result() == DomainDeath(domid, for_user=5)
