@@ -13,9 +13,12 @@ Without pytest, check_hub_provider(MyHub) runs them, and raises what names those
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from types import ModuleType
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -63,13 +66,15 @@ def check_hub_provider(
     run: Callable[[Main], object] = run_blocking,
     fork: Callable[[], int] = os.fork,
     cases: Sequence[Case] | None = None,
+    patience: float = 10.0,
 ) -> None:
     """Run the cases (None: all of them) against a provider, and raise HubProviderFailed if any fails.
 
     `run(main)` is for loops that run coroutines: it runs main() to its end in a new loop, as
-    `lambda main: asyncio.run(main())` does. `fork`: how programs of this loop fork, if not by os.fork.
+    `lambda main: asyncio.run(main())` does. `fork`: how programs of this loop fork, if not by os.fork. `patience`: the
+    seconds after which what has not happened counts as never happening.
     """
-    provider = Provider(make_hub, run, fork)
+    provider = Provider(make_hub, run, fork, patience)
     failures: dict[str, BaseException] = {}
     for case in [*CASES, *CONTEXT_CASES] if cases is None else cases:
         try:
@@ -97,7 +102,33 @@ def run_case(provider: Provider, case: Case, engine: str = "embedded") -> None:
                 pytest.skip("this provider can't watch children here")
             await case(rig)
 
-    provider.run(main)
+    with _watchdog(6 * provider.patience):
+        provider.run(main)
+
+
+class _Hung(KeyboardInterrupt):
+    """What loops let through to the main thread."""
+
+
+@contextlib.contextmanager
+def _watchdog(seconds: float) -> Iterator[None]:
+    """Ends a case in which a broken provider neither wakes anybody nor lets time pass."""
+
+    def bark(number: int, frame: FrameType | None) -> None:
+        raise _Hung
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, bark)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    except _Hung:
+        raise AssertionError(f"it hung for {seconds} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class HubProviderTests:

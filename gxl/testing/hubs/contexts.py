@@ -20,7 +20,7 @@ from gxl.errors import Disaster, LibxlError
 from gxl.interfaces import ICoroutineBinding, IEngine, IEventHooks
 from gxl.simhost import preload
 from gxl.simhost.launch import launch
-from gxl.testing.hubs.rig import PATIENCE, Provider
+from gxl.testing.hubs.rig import Provider
 
 
 class World:
@@ -30,6 +30,7 @@ class World:
         self.host = host
         self._make_engine = make_engine
         self._hub = provider.make_hub()
+        self._patience = provider.patience
 
     @classmethod
     @contextlib.contextmanager
@@ -73,22 +74,22 @@ class World:
     async def close(self, ctx: gxl.Context) -> None:
         """Close it, which may have to wait."""
         if self.awaits(ctx):
-            await ctx.aclose(PATIENCE)
+            await ctx.aclose(self._patience)
         else:
-            ctx.close(PATIENCE)
+            ctx.close(self._patience)
 
     async def event(self, ctx: gxl.Context) -> gxl.Event:
         """The next event of the Context's queue."""
-        return await anext(ctx) if self.awaits(ctx) else ctx.event_wait(timeout=PATIENCE)
+        return await anext(ctx) if self.awaits(ctx) else ctx.event_wait(timeout=self._patience)
 
     async def events(self, ctx: gxl.Context, *domids: int) -> list[gxl.Event]:
         """All that a watcher of these domains says."""
-        watcher = ctx.watch(*domids, timeout=PATIENCE)
+        watcher = ctx.watch(*domids, timeout=self._patience)
         return [event async for event in watcher] if self.awaits(ctx) else list(watcher)
 
     async def result(self, ctx: gxl.Context, waited_for: Any) -> Any:
         """What an Operation or an expectation comes to."""
-        return await waited_for if self.awaits(ctx) else waited_for.wait(PATIENCE)
+        return await waited_for if self.awaits(ctx) else waited_for.wait(self._patience)
 
 
 _served: list[tuple[Any, dict[str, str]]] = []

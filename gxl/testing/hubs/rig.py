@@ -30,8 +30,6 @@ from gxl.interfaces import (
     IWaiter,
 )
 
-PATIENCE = 10.0
-
 
 @implementer(IEventSink)
 class Recorder:
@@ -102,6 +100,8 @@ class Provider(NamedTuple):
     """Runs main() in a new loop, to its end: asyncio.run(main()), for instance."""
     fork: Callable[[], int] = os.fork
     """Forks as programs of this loop do."""
+    patience: float = 10.0
+    """Seconds after which what has not happened counts as never happening."""
 
 
 class Rig:
@@ -146,13 +146,14 @@ class Rig:
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Let the loop run until `condition()`; the case fails if that takes too long."""
-        deadline = time.monotonic() + PATIENCE
+        patience = self._provider.patience
+        deadline = time.monotonic() + patience
         while not condition():
             left = deadline - time.monotonic()
             for error in self.sink.errors:
                 raise error
             assert left > 0, (
-                f"it did not happen within {PATIENCE} s that {what}; reported were fds {self.sink.fds[-20:]}, "
+                f"it did not happen within {patience} s that {what}; reported were fds {self.sink.fds[-20:]}, "
                 f"timeouts {self.sink.timeouts[-20:]}, children {self.sink.children[-20:]}"
             )
             await self.wait(self.waiter, left)
@@ -214,7 +215,7 @@ class Rig:
         if pid == 0:
             outcome = "it never returned"
             try:
-                signal.alarm(int(2 * PATIENCE))
+                signal.setitimer(signal.ITIMER_REAL, 2 * self._provider.patience)
                 self._call(child)
                 outcome = "fine"
             except BaseException:
