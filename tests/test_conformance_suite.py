@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from broken_engines import BROKEN, Broken, events, loops
 
@@ -73,3 +75,11 @@ def test_the_table_of_differences_says_something_of_each() -> None:
         assert difference.header
         assert difference.library
         assert difference.on_header != difference.on_library
+
+
+def test_the_documentation_prints_the_table() -> None:
+    page = " ".join((Path(__file__).parent.parent / "docs" / "differences.md").read_text().split())
+    for difference in DIFFERENCES:
+        for text in (f"## {difference.subject}", difference.header, difference.library):
+            assert " ".join(text.split()) in page
+    assert page.count("## ") == len(DIFFERENCES)
