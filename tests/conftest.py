@@ -42,14 +42,24 @@ def served_host(require: Requirements) -> Iterator[tuple[RemoteHost, dict[str, s
         yield host, variables
 
 
-@pytest.fixture(params=["embedded", "libxl"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module says by HUBS on which hubs its tests are to open Contexts; gevent's alone is the default."""
+    if "world" in metafunc.fixturenames:
+        hubs = getattr(metafunc.module, "HUBS", ("gevent",))
+        worlds = [(engine, hub) for hub in hubs for engine in ("embedded", "libxl")]
+        names = [engine if hubs == ("gevent",) else f"{engine}-{hub}" for engine, hub in worlds]
+        metafunc.parametrize("world", worlds, ids=names, indirect=True)
+
+
+@pytest.fixture
 def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A simulated host, seen through each engine in turn."""
-    if request.param == "embedded":
+    engine, hub = request.param
+    if engine == "embedded":
         from gxl.engines.embedded import EmbeddedEngine
 
         host = SimHost()
-        world = World(host, lambda: EmbeddedEngine(host))
+        world = World(host, lambda: EmbeddedEngine(host), hub)
         yield world
         world.close()
         host.close()
@@ -60,7 +70,7 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         served.reset()
-        world = World(served, LibxlEngine)
+        world = World(served, LibxlEngine, hub)
         yield world
         world.close()
 

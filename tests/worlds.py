@@ -22,11 +22,12 @@ class World:
 
     host: Any
     make_engine: Any
+    hub: str = "gevent"
     contexts: list[gxl.Context] = field(default_factory=list)
 
     def open(self, **how: Any) -> gxl.Context:
         """A Context on this host, closed at the end of the test."""
-        ctx = gxl.Context(engine=self.engine(), hub="gevent", **how)
+        ctx = gxl.Context(engine=self.engine(), hub=self.hub, **how)
         self.contexts.append(ctx)
         return ctx
 

@@ -19,6 +19,7 @@ original by name.
 from __future__ import annotations
 
 import heapq
+import importlib.util
 import itertools
 import logging
 import math
@@ -44,6 +45,19 @@ _log = logging.getLogger("gxl")
 
 _UNASKED = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _LONGEST = 1e6  # seconds; poll(2) takes an int of milliseconds
+
+
+def _epoll() -> Callable[[], select.epoll]:
+    # gevent takes it out of the module, lest somebody block by it; nobody does here. Another copy of the module has it.
+    if hasattr(select, "epoll"):
+        return select.epoll
+    spec = importlib.util.find_spec("select")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    epoll: Callable[[], select.epoll] = module.epoll
+    return epoll
 
 
 class Monitor:
@@ -187,7 +201,7 @@ class PollBinding:
         self.pumping: _Waiter | None = None
         self._pumping_thread: int | None = None
         self._interrupt: BaseException | None = None
-        self._fds = EpollSet(select.epoll, self.report)
+        self._fds = EpollSet(_epoll(), self.report)
         self.childproc = Children(self, sink, self._fds, self._later)
         _bindings.add(self)
 
