@@ -391,18 +391,26 @@ def test_one_that_is_stuck_is_killed(apart: World, monkeypatch: pytest.MonkeyPat
     ctx = apart.open()
     a_program(monkeypatch, stuck)
     with pytest.raises(Fail, match="stuck"):
-        ctx.domain_create(config())
+        ctx.domain_create(config(), timeout=20)
     assert not ctx._pump.builds
 
 
 def test_one_that_is_stopped_is_killed_and_one_that_waits_is_not(apart: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "SILENCE_SECONDS", 2.5)
+    quickly = "import sys; sys.path[:] = {path!r}; from gxl import builder; builder.BEAT_SECONDS = 0.05; builder.main()"
+    monkeypatch.setattr(building, "_PROGRAM", quickly)
     ctx = apart.open()
     reader, writer = os.pipe()
     waits = ctx.domain_restore(reader, config(), wait=False)
-    gevent.sleep(3)  # longer than it may be silent: it waits for its child, and says so
-    assert not waits.done
-    os.kill(only_build(ctx)._pid, signal.SIGSTOP)
+    build = only_build(ctx)
+    began = build._heard
+    until(lambda: build._heard != began, 20)
+    monkeypatch.setattr(building, "SILENCE_SECONDS", 0.5)
+    gevent.sleep(1)
+    build.due()  # it waits for its child, and says so
+    assert not build._why
+    os.kill(build._pid, signal.SIGSTOP)
+    gevent.sleep(0.6)
+    build.due()
     with pytest.raises(Fail, match="stuck"):
         waits.wait(20)
     os.close(reader)
