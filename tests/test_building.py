@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -153,6 +154,27 @@ def test_a_save_that_nobody_reads_and_a_restore_without_data_can_be_aborted(embe
     os.close(reader)
     os.close(writer)
     assert named(embedded, "new") == []
+
+
+def test_a_xenstored_that_dies_ends_what_a_child_was_doing(embedded: World) -> None:
+    engine = EmbeddedEngine(embedded.host)
+    ended: list[int] = []
+    disasters: list[str] = []
+    engine.event_register_callbacks(
+        SimpleNamespace(event_occurs_mask=0, event_occurs=None, disaster=lambda *what: disasters.append(what[1]))
+    )
+    engine.childproc_setmode(SimpleNamespace(chldowner=1, fork_replacement=None, reaped_callback=None))
+    engine.evenable_domain_death(embedded.host.create_domain())
+    reader, writer = os.pipe()
+    engine.domain_create_restore(json.dumps(config()), reader, AsyncHow(callback=ended.append))
+    embedded.host.drop_connections()
+    fds, _ = engine.osevent_beforepoll()
+    engine.osevent_afterpoll([(fd, events, events) for fd, events in fds])
+    assert disasters
+    assert ended == [Fail.code]
+    engine.ctx_free()
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_guest_that_does_not_suspend_itself_is_not_saved(embedded: World) -> None:

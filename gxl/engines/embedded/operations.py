@@ -83,8 +83,8 @@ class Operations:
         for operation in list(self._in_progress):
             if operation.stop is not None:
                 operation.stop(Fail.code)
-            else:
-                self.complete(operation, Fail.code)
+            # One that a child does would have ended when that is reaped.
+            self.complete(operation, Fail.code)
         self.children.abandon()
 
     def pause(self, operation: Operation) -> None:
