@@ -469,7 +469,10 @@ def test_gevent_is_named_as_the_owner_of_sigchld(host: SimHost) -> None:
     gevent = pytest.importorskip("gevent")
 
     def attempt() -> None:
-        gevent.get_hub().loop.install_sigchld()
+        loop = gevent.get_hub().loop
+        # Other tests in this process may have had it installed.
+        loop.reset_sigchld()
+        loop.install_sigchld()
         rig = make_rig(host)
         with pytest.raises(MisuseError, match=r"gevent.*MAINLOOP"):
             rig.engine.domain_destroy(rig.domain(), AsyncHow(1))
