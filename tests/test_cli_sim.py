@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from requirements import Requirements
@@ -106,13 +105,66 @@ def test_without_a_host_simctl_says_how_to_get_one() -> None:
     assert "gxl sim" in run.stderr
 
 
-def test_an_unknown_command_is_named() -> None:
-    run = gxl("sim", "--", "no-such-command")
+@pytest.mark.parametrize(("command", "status"), [("no-such-command", 127), ("/etc/passwd", 126), ("", 126)])
+def test_a_command_that_can_not_be_run_is_named(command: str, status: int) -> None:
+    run = gxl("sim", "--", command)
+    assert run.returncode == status
+    assert repr(command) in run.stderr
+
+
+def test_options_of_the_command_are_its_own_and_unknown_ones_before_it_are_refused() -> None:
+    run = gxl("sim", "ls", "-d", "/", "--color=never")
+    assert (run.returncode, run.stdout) == (0, "/\n")
+    run = gxl("sim", "--domain", "2", "--", "true")
+    assert run.returncode == 2
+    assert "--domain" in run.stderr
+
+
+def test_a_create_that_fails_creates_nothing() -> None:
+    run = in_sim(
+        f"""gxl simctl create a --cdrom floppy; gxl simctl create sim1
+        gxl simctl create {"x" * 5000}; gxl simctl create "$(printf '\\377')"
+        gxl simctl list | wc -l""",
+        "--domains",
+        "1",
+    )
+    assert "floppy" in run.stderr
+    assert "sim1" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout.strip() == "2"
+
+
+def test_a_name_does_not_drive_the_terminal() -> None:
+    run = in_sim("""gxl simctl create "$(printf 'a\\033[31m\\nb')" > /dev/null; gxl simctl list""")
+    assert r"a\x1b[31m\nb" in run.stdout
+
+
+def test_errors_are_injected_and_shutdowns_taken_back(require: Requirements) -> None:
+    require.program("xenstore-read")
+    run = in_sim(
+        """gxl simctl fail READ EACCES
+        xenstore-read /local/domain/1/name 2>/dev/null || echo refused
+        xenstore-read /local/domain/1/name
+        gxl simctl shutdown 1 suspend; gxl simctl resume 1
+        gxl simctl list
+        gxl simctl fail nosuchcall EIO; gxl simctl fail READ 5; gxl simctl fail READ __doc__""",
+        "--domains",
+        "1",
+    )
+    assert run.stdout.split()[:2] == ["refused", "sim1"]
+    assert run.stdout.split()[-1] == "running"
+    assert all(said in run.stderr for said in ("'nosuchcall'", "'5'", "'__doc__'"))
+    assert "Traceback" not in run.stderr
+
+
+def test_a_host_that_has_ended_is_called_so() -> None:
+    run = gxl("simctl", "list", env=os.environ | {"XENSTORED_RUNDIR": "/nonexistent"})
     assert run.returncode == 1
-    assert "no-such-command" in run.stderr
+    assert "it has ended" in run.stderr
 
 
-def test_without_a_command_it_serves_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_without_a_command_it_serves_until_it_is_interrupted(number: signal.Signals) -> None:
     with subprocess.Popen([*GXL, "sim"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
@@ -120,8 +172,6 @@ def test_without_a_command_it_serves_until_it_is_interrupted() -> None:
         directory = lines[0].split("=", 1)[1].strip()
         listing = gxl("simctl", "list", env=os.environ | {"XENSTORED_RUNDIR": directory})
         assert "Domain-0" in listing.stdout
-        # The lines above are printed before the signal is waited for.
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(10) == 0
     assert not os.path.exists(directory)

@@ -26,6 +26,7 @@ import click
 from gxl import engines, hubhooks
 from gxl.arguments import check_timeout
 from gxl.cli.sim import sim, simctl
+from gxl.cli.text import printable
 from gxl.context import Context
 from gxl.domains import Domain
 from gxl.errors import GxlError, WaitTimeout
@@ -148,7 +149,7 @@ def _find(present: Sequence[Domain], wanted: Sequence[str]) -> list[Domain]:
             domain for domain in present if text in (str(domain.domid), domain.name) or text.lower() == str(domain.uuid)
         ]
         if not matching:
-            names = ", ".join(f"{domain.domid} {_printable(domain.name or '-')}" for domain in present)
+            names = ", ".join(f"{domain.domid} {printable(domain.name or '-')}" for domain in present)
             raise click.ClickException(f"no domain has the domid, name or UUID {text!r}; there are: {names or 'none'}")
         found += matching
     return found
@@ -157,14 +158,7 @@ def _find(present: Sequence[Domain], wanted: Sequence[str]) -> list[Domain]:
 def _line(event: Event, content: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(event.time or 0).astimezone().isoformat(" ", "milliseconds")
     parts = [when, f"{content['type']:<15}", f"{event.domid:>5}", content["name"] or "-"]
-    return _printable("  ".join([*parts, *(f"{field}={content[field]}" for field in event.own)]))
-
-
-def _printable(text: str) -> str:
-    """`text` without what would drive a terminal: whoever names a domain must not."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
+    return printable("  ".join([*parts, *(f"{field}={content[field]}" for field in event.own)]))
 
 
 @main.command()

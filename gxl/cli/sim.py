@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -13,21 +14,25 @@ from contextlib import contextmanager
 
 import click
 
+from gxl.arguments import devid
+from gxl.cli.text import printable
 from gxl.events import ShutdownReason, shutdown_reason
 from gxl.simhost import DomainInfo
 from gxl.simhost.launch import launch
 from gxl.simhost.remote import RemoteHost
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+# What follows the command's name is the command's, `--` or not.
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--domains", type=click.IntRange(min=0), default=0, metavar="N", help="Begin with N running domains.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def sim(domains: int, command: Sequence[str]) -> None:
     """Serve a simulated Xen host to real clients: libxenlight, libxenstore and the tools that use them.
 
     `gxl sim -- COMMAND …` runs COMMAND in an environment in which it sees that host, hypercalls included, and ends with
-    its exit status: try `gxl sim --domains 2 -- xl list`, or `gxl sim -- bash`. Without a COMMAND the environment is
-    printed, for other shells to use, and the host lasts until it is interrupted.
+    its exit status (127: there is no such command; 126: it can't be run): try `gxl sim --domains 2 -- xl list`, or
+    `gxl sim -- bash`. Without a COMMAND the environment is printed, for other shells to use, and the host lasts until
+    it is interrupted.
 
     Needs a C compiler, once, for the small library that is preloaded into the command.
     """
@@ -36,11 +41,12 @@ def sim(domains: int, command: Sequence[str]) -> None:
             host.create_domain(f"sim{number}")
         if command:
             sys.exit(_run(command, os.environ | variables))
+        # Blocked before anybody can know that the host is there, so that ending it always cleans up.
+        awaited = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
         for name, value in variables.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         click.echo("gxl: the host lasts until Ctrl-C; evaluate the lines above in another shell", err=True)
-        awaited = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
         signal.sigwait(awaited)
 
 
@@ -58,7 +64,12 @@ def simctl() -> None:
 @click.option("--cdrom", metavar="VDEV", help="Give it a CD drive, such as hdc.")
 def create(name: str, paused: bool, cdrom: str | None) -> None:
     """Create a domain, and print its domid."""
+    if cdrom is not None:
+        with _problems():
+            devid(cdrom)
     with _host() as host:
+        if any(_name(host, info.domid) == name for info in host.domains()):
+            raise click.ClickException(f"there is a domain that is called {printable(name)!r}")
         domid = host.create_domain(name, paused=paused)
         if cdrom is not None:
             host.add_disk(domid, cdrom)
@@ -107,12 +118,36 @@ def unpause(domain: str) -> None:
         host.unpause_domain(_domid(host, domain))
 
 
+@simctl.command()
+@click.argument("domain")
+def resume(domain: str) -> None:
+    """Take back a domain's shutdown, as after a suspend that stayed here."""
+    with _host() as host:
+        host.resume_domain(_domid(host, domain))
+
+
+@simctl.command()
+@click.argument("call")
+@click.argument("error", metavar="ERRNO")
+def fail(call: str, error: str) -> None:
+    """Let the next CALL of any program fail with ERRNO, such as EIO.
+
+    A CALL is a hypercall (getdomaininfolist, pausedomain, …), a request to xenstored (WATCH, READ, …) or connect; a
+    request that fails with EPIPE breaks its connection.
+    """
+    number = getattr(errno, error, None)
+    if not isinstance(number, int):
+        raise click.ClickException(f"an errno has a name such as EIO, not {error!r}")
+    with _host() as host:
+        host.fail_next(call, number)
+
+
 @simctl.command("list")
 def list_domains() -> None:
     """List the domains: domid, name, state."""
     with _host() as host:
         for info in host.domains():
-            click.echo(f"{info.domid:>5}  {_name(host, info.domid) or '-':<24}  {_state(info)}")
+            click.echo(f"{info.domid:>5}  {printable(_name(host, info.domid) or '-'):<24}  {_state(info)}")
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -121,9 +156,12 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         process = subprocess.Popen(command, env=environment)
-    except FileNotFoundError:
-        raise click.ClickException(f"there is no command {command[0]!r}") from None
-    signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    except OSError as error:
+        click.echo(f"Error: {command[0]!r} can't be run: {error.strerror}", err=True)
+        # As env(1) and shells have it.
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: process.send_signal(number))
     status = process.wait()
     return status if status >= 0 else 128 - status
 
@@ -141,8 +179,13 @@ def _host() -> Iterator[RemoteHost]:
     directory = os.environ.get("XENSTORED_RUNDIR")
     if directory is None:
         raise click.ClickException("this shell sees no simulated host: start it with `gxl sim -- bash`")
-    with _problems(), RemoteHost(directory) as host:
-        yield host
+    with _problems():
+        try:
+            host = RemoteHost(directory)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise click.ClickException(f"no simulated host is in {directory} any more: it has ended") from None
+        with host:
+            yield host
 
 
 def _domid(host: RemoteHost, text: str) -> int:

@@ -23,6 +23,8 @@ from gxl.simhost.hypercalls import Hypercalls
 from gxl.simhost.sessions import Session
 from gxl.simhost.tree import READ, TOOLSTACK
 
+# Of a payload of 4096 bytes, the path takes some.
+NAME_MAX = 2048
 _CONTROL = re.compile(rb"/local/domain/(\d+)/control/shutdown")
 _BACKEND_STATE = re.compile(rb"/local/domain/\d+/backend/[^/]+/\d+/\d+/state")
 _CLOSING, _CLOSED = b"5", b"6"
@@ -73,6 +75,8 @@ class SimHost:
         Without `domid` the id is the next one after the last that was handed out so, below 0x7ff0, as in Xen. `kind`
         is "pv", "pvh" or "hvm". With `stub_domain_of` the domain runs that guest's device model, and has its disks.
         """
+        if name is not None and len(name.encode()) > NAME_MAX:
+            raise ValueError(f"name must have at most {NAME_MAX} bytes, for xenstore to carry it, not {name!r}")
         if domid is not None and not 0 < domid < DOMID_FIRST_RESERVED:
             raise ValueError(f"domid must be from 1 to {DOMID_FIRST_RESERVED - 1}, not {domid!r}")
         with self._lock:
