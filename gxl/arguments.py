@@ -57,13 +57,22 @@ def check_typemask(typemask: object) -> int:
     return number
 
 
-def check_filters(typemask: int, domid: int | None, user: int | None) -> tuple[int, int | None, int | None]:
+def check_filters(
+    typemask: int, predicate: object, domid: int | None, user: int | None
+) -> tuple[int, int | None, int | None]:
     """What event_check and event_wait choose events by."""
+    check_callable(predicate, "predicate")
     return (
         check_typemask(typemask),
         None if domid is None else check_domid(domid),
         None if user is None else check_user(user),
     )
+
+
+def check_callable(function: object, what: str) -> None:
+    """A callback that may be left out."""
+    if function is not None and not callable(function):
+        raise TypeError(f"{what} must be callable or None, not {function!r}")
 
 
 def check_timeout(timeout: object) -> float | None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
-from gxl.arguments import check_typemask
+from gxl.arguments import check_callable, check_typemask
 from gxl.errors import Disaster
 from gxl.events import Event
 from gxl.interfaces import ICoroutineBinding, IEventHooks, IHubBinding
@@ -35,7 +35,9 @@ class Callbacks:
         if hooks is not None:
             hooks = IEventHooks(hooks)
             check_typemask(hooks.event_occurs_mask)
-            if hooks.event_occurs_mask and not callable(hooks.event_occurs):
+            check_callable(hooks.event_occurs, "event_occurs")
+            check_callable(hooks.disaster, "disaster")
+            if hooks.event_occurs_mask and hooks.event_occurs is None:
                 raise ValueError(f"a mask of {hooks.event_occurs_mask:#x} needs a callable event_occurs")
         self._hooks = hooks
 

@@ -76,7 +76,7 @@ class Context:
         """
         with self._pump.lock:
             pump = self._enter()
-            typemask, domid, user = check_filters(typemask, domid, user)
+            typemask, domid, user = check_filters(typemask, predicate, domid, user)
             pump.drain()
             event = pump.mailbox.take(typemask, predicate, domid, user)
             if event is None and pump.dead is not None:
@@ -102,7 +102,7 @@ class Context:
         """
         with self._pump.lock:
             pump = self._enter()
-            typemask, domid, user = check_filters(typemask, domid, user)
+            typemask, domid, user = check_filters(typemask, predicate, domid, user)
             timeout = check_timeout(timeout)
             pump.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
             pump.drain()

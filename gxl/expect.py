@@ -8,7 +8,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self
 
-from gxl.arguments import check_timeout
+from gxl.arguments import check_callable, check_timeout
 from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
 from gxl.events import Event, EventType
 from gxl.interfaces import Predicate
@@ -27,6 +27,7 @@ class Expectation:
             raise ValueError("what can be expected is DomainShutdown, DomainDeath and DiskEject")
         if bool(typemask & _EJECT) != (vdev is not None):
             raise ValueError(f"a DiskEject is expected of one disk, whose name is vdev: not {vdev!r}")
+        check_callable(predicate, "predicate")
         self._pump = pump
         self._domid = domid
         self._typemask = typemask
@@ -80,6 +81,7 @@ class Expectation:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._pump.check_caller()
         with self._pump.lock:
             self._armed.close()
             self.end(MisuseError("the expectation's `with` block is over, and the event had not come"))
@@ -99,7 +101,7 @@ class Expectation:
                     if not self._predicate(event):
                         return
             self.event = event
-        except Exception as error:
+        except BaseException as error:
             self._ended = error
         self._waiters.wake()
 

@@ -31,8 +31,6 @@ from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, ShutdownRe
 from gxl.interfaces import DomainInfo, IEngine, IEvgen
 from gxl.sidechannel import SideChannel
 
-_log = logging.getLogger("gxl")
-
 Sink = Callable[[Event], object]
 
 
@@ -53,9 +51,14 @@ class Evgen:
         self._sink = sink
 
     def disable(self) -> None:
-        """Stop generating events. Those that occurred before may still be returned. Idempotent."""
-        with self._feeds.lock:
-            self._feeds.disable(self)
+        """Stop generating events. Those that occurred before may still be returned. Idempotent.
+
+        Raises MisuseError in a thread that the context does not belong to.
+        """
+        self._feeds.check_caller()
+        if self._feed is not None:
+            with self._feeds.lock:
+                self._feeds.disable(self)
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +136,12 @@ class Feeds:
         side: SideChannel,
         settle: Callable[[], object],
         lock: AbstractContextManager[object],
+        check_caller: Callable[[], object],
+        log: Callable[..., object],
     ) -> None:
         self.lock = lock
+        self.check_caller = check_caller
+        self._log = log
         self._engine = engine
         self._side = side
         # Delivers what the engine has reported already, so that a state is not judged before its events are.
@@ -230,7 +237,7 @@ class Feeds:
         elif isinstance(feed, _DiskFeed) and isinstance(event, DiskEject):
             self._eject(feed, event)
         else:
-            _log.debug("dropped %r: nobody is interested any more", event)
+            self._log(logging.DEBUG, "dropped %r: nobody is interested any more", event)
 
     def check_lives(self, present: Iterable[DomainInfo]) -> None:
         """A domain appeared: see whether it took the domid of one that is being watched."""
@@ -256,7 +263,8 @@ class Feeds:
         try:
             info = self._info(feed.domid)
         except LibxlError as error:
-            _log.warning("domain %d reported its shutdown, but can't be asked for its UUID: %s", feed.domid, error)
+            asking = "domain %d reported its shutdown, but can't be asked for its UUID: %s"
+            self._log(logging.WARNING, asking, feed.domid, error)
         else:
             if info is None or info.uuid != feed.uuid:
                 # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
@@ -312,13 +320,15 @@ class Feeds:
         try:
             info = self._info(feed.domid)
         except LibxlError as error:
-            _log.warning("domain %d ejected a disk, but can't be asked for its UUID: %s", feed.domid, error)
+            asking = "domain %d ejected a disk, but can't be asked for its UUID: %s"
+            self._log(logging.WARNING, asking, feed.domid, error)
             info = None
         if info is not None:
             if feed.uuid is None:
                 feed.uuid = info.uuid
             elif feed.uuid != info.uuid:
-                _log.debug("dropped %r: it is from another domain than the one that was watched", event)
+                why = "dropped %r: it is from another domain than the one that was watched"
+                self._log(logging.DEBUG, why, event)
                 for stale in feed.members:
                     stale._feed = None
                 self._close_disk(feed)

@@ -24,7 +24,11 @@ class Following:
             pump.introduced.append(self._look)
 
     def disable(self) -> None:
-        """Stop following. Events that occurred before may still be returned. Idempotent."""
+        """Stop following. Events that occurred before may still be returned. Idempotent.
+
+        Raises MisuseError in a thread that the context does not belong to.
+        """
+        self._pump.check_caller()
         with self._pump.lock:
             if self._look in self._pump.introduced:
                 self._pump.introduced.remove(self._look)

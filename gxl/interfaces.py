@@ -235,11 +235,16 @@ class IEngine(Interface):
         """
     )
 
-    def claim(no_switch: Callable[[], AbstractContextManager[object]]) -> IEngine:
+    def claim(
+        no_switch: Callable[[], AbstractContextManager[object]],
+        later: Callable[[Callable[[], object]], object] | None = None,
+    ) -> IEngine:
         """Take the engine over: a Context does this. Returns the engine to use from now on.
 
         `no_switch` is a hub's guard; the claimed engine runs hooks and other code of the application's inside libxl
-        under it. The object that was claimed stays usable for asynchronous operations and for domain_info,
+        under it. `later` runs a function that may block, not from inside this call, as IHubBinding.spawn does: the
+        claimed engine passes its log on there, since a log's handlers may block or switch. None: at the end of the
+        call that logged. The object that was claimed stays usable for asynchronous operations and for domain_info,
         list_domain and xenstore_connect; its other methods raise MisuseError, since a second pump would steal events.
         Raises MisuseError if the engine is claimed, closed, or has hooks, evgens, operations or queued events already.
         """
@@ -394,7 +399,7 @@ class IEngine(Interface):
     def cdrom_insert(domid: int, vdev: str, path: str | None, format: str = "raw", how: AsyncHow | None = None) -> None:
         """Put the image at `path`, of libxl's disk format `format`, into the CD drive `vdev`; None: leave it empty.
 
-        Only for HVM domains, and drives that they have: Invalid or Fail otherwise.
+        Only for HVM domains, and drives that they have: Inval or Fail otherwise.
         """
 
     def ao_abort(how: AsyncHow) -> None:

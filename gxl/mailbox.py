@@ -69,11 +69,7 @@ class Mailbox:
 
     def put(self, event: Event) -> None:
         """Give `event` to the first waiter that wants it, or queue it. Predicates may run; they can't lose it."""
-        try:
-            taker = self._first_taker(event)
-        except BaseException:
-            self._enqueue(event)
-            raise
+        taker = self._first_taker(event)
         if taker is None:
             self._enqueue(event)
         else:
@@ -189,7 +185,7 @@ class Mailbox:
                 assert parked.predicate is not None
                 try:
                     wanted = parked.predicate(event)
-                except Exception as error:
+                except BaseException as error:  # its own exit, too: whoever comes after it must not miss the event
                     self._refuse(parked, error)
                     continue
                 # A predicate may have closed the context, or ended its own wait.

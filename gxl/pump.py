@@ -101,7 +101,7 @@ class Pump:
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
         claimed: IEngine | None = None
         try:
-            self.engine: IEngine = engine.claim(self.binding.no_switch)
+            self.engine: IEngine = engine.claim(self.binding.no_switch, self._aside)
             claimed = self.engine
             hooks = self.binding.osevent
             if hooks is not None:
@@ -117,7 +117,7 @@ class Pump:
                 self.engine.childproc_setmode(self.binding.childproc)
             self.engine.event_register_callbacks(_Collector(self.arrived))
             self.side = SideChannel(self._connect(), hooks, self._store_lost, self._introduced, self.binding.call_soon)
-            self.feeds = Feeds(self.engine, self.side, self.drain, self.lock)
+            self.feeds = Feeds(self.engine, self.side, self.drain, self.lock, self.check_caller, self.log)
             self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
             if claimed is not None:
@@ -147,6 +147,27 @@ class Pump:
     def child_reaped(self, pid: int, status: int) -> None:
         """IEventSink: a child of the engine's has ended."""
         self._turn(self.engine.childproc_reaped, pid, status)
+
+    def check_caller(self) -> None:
+        """Raises MisuseError in a foreign thread or process, as long as there is something that it could touch."""
+        if not self.freed:
+            self.binding.check_caller()
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log, but neither in a callback of the loop nor between two steps of anybody's: a handler may block."""
+        if _log.isEnabledFor(level):
+            self._aside(lambda: _log.log(level, message, *args))
+
+    def _aside(self, f: Callable[[], object]) -> None:
+        """Run what is nobody's own and may block: apart from all else, where there is a loop that could stand still."""
+        if self.binding.osevent is None:
+            f()
+            return
+        try:
+            self.binding.spawn(f)
+        except Exception as error:  # a loop that has ended
+            self.binding.report(error)
+            f()
 
     def check_can_block(self, instead: str) -> None:
         """Raises MisuseError where to block would stop the loop; `instead` is what to do there."""
@@ -207,7 +228,7 @@ class Pump:
         try:
             self.engine.ctx_free()
         except MisuseError as error:
-            _log.debug("not freed yet: %s", error)
+            self.log(logging.DEBUG, "not freed yet: %s", error)
             return False
         self._let_go()
         return True
@@ -251,7 +272,7 @@ class Pump:
             self._tell(disaster, 1 << disaster.type, closing=False)
         elif not self.callbacks.disaster(disaster):
             # Such as a child that somebody else reaped: the operation that it belonged to fails by itself.
-            _log.critical("%s", disaster)
+            self.log(logging.CRITICAL, "%s", disaster)
 
     def _die(self, disaster: Disaster) -> None:
         if self.dead is not None:
@@ -263,7 +284,7 @@ class Pump:
             self.abandon()
 
     def _tell(self, disaster: Disaster, typemask: int, closing: bool) -> None:
-        _log.critical("%s", disaster)
+        self.log(logging.CRITICAL, "%s", disaster)
         waiters = self.mailbox.fail(disaster.again, typemask, closing)
         if not self.callbacks.disaster(disaster) and not waiters:
             self.binding.report(disaster)
@@ -291,6 +312,7 @@ class Pump:
         """In a forked child: everything here is the parent's."""
         self.freed = self.in_child = True
         self.lock = nullcontext()  # another of the parent's threads may hold the other one, for ever
+        self.feeds.sever()
         self.engine.postfork_child_noexec()
         self.binding.close()
         for build in list(self.builds):

@@ -10,7 +10,6 @@ Nothing here blocks: the connection is non-blocking, and is watched through the 
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import stat
@@ -19,8 +18,6 @@ from collections.abc import Callable
 
 from gxl.interfaces import IOSEventHooks, IStoreConnection
 from gxl.xenstore import Client, ProtocolError, Request, WatchEvent
-
-_log = logging.getLogger("gxl")
 
 # /dev/xen/xenbus has no end of file: a daemon that is gone just never answers.
 PING_INTERVAL = 30.0
@@ -159,7 +156,6 @@ class SideChannel:
             then(None)
 
     def _lose(self, why: str) -> None:
-        _log.error("%s", why)
         expected = list(self._expected.values())
         self.close()
         for then in expected:

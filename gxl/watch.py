@@ -75,7 +75,11 @@ class Watcher:
                 raise
 
     def close(self) -> None:
-        """Stop watching. Whoever iterates comes to an end, after the events that are there already. Idempotent."""
+        """Stop watching. Whoever iterates comes to an end, after the events that are there already. Idempotent.
+
+        Raises MisuseError in a thread that the context does not belong to.
+        """
+        self._pump.check_caller()
         with self._pump.lock:
             self._over = True
             self._pump.enders.pop(self, None)

@@ -57,7 +57,11 @@ class EmbeddedEngine:
     def dead(self) -> Disaster | None:
         return self._ctx.core.dead
 
-    def claim(self, no_switch: Callable[[], AbstractContextManager[object]]) -> EmbeddedEngine:
+    def claim(
+        self,
+        no_switch: Callable[[], AbstractContextManager[object]],
+        later: Callable[[Callable[[], object]], object] | None = None,
+    ) -> EmbeddedEngine:
         ctx = self._ctx
         with self._enter_alone("claim"):
             for thing, there in (

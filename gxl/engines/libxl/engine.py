@@ -49,7 +49,11 @@ class LibxlEngine:
     def dead(self) -> Disaster | None:
         return self._ctx.dead
 
-    def claim(self, no_switch: Callable[[], AbstractContextManager[object]]) -> LibxlEngine:
+    def claim(
+        self,
+        no_switch: Callable[[], AbstractContextManager[object]],
+        later: Callable[[Callable[[], object]], object] | None = None,
+    ) -> LibxlEngine:
         ctx = self._ctx
         call = self._enter("claim", nested=False)
         try:
@@ -65,6 +69,7 @@ class LibxlEngine:
             owner = LibxlEngine.__new__(LibxlEngine)
             owner._become(ctx)
             ctx.no_switch = no_switch
+            ctx.log.later = later
             self._claimed = True
             self._enter = self._refuse
             return owner

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from gxl.engines.libxl.loading import Library, ffi, libc
@@ -65,6 +66,9 @@ class Log:
         self._notes: list[tuple[int, str]] = []
         self._read = self._freed = 0
         self._unfinished = b""
+        self.later: Callable[[Callable[[], object]], object] | None = None
+        """Runs a function apart from the call at hand; None: drain() passes messages on at once."""
+        self._due = self._closed = False
         # Popped by the thread that is draining: an atomic try-lock that no monkey-patching can make cooperative.
         self._turn = [True]
 
@@ -94,10 +98,31 @@ class Log:
 
     def drain(self) -> None:
         """Pass on what has been logged since. Never raises: the result of the call that logged it matters more."""
-        if not self._notes and os.lseek(self._fd, 0, os.SEEK_END) == self._read:
+        if not self._anything():
             return
+        if self.later is None:
+            self._pass_on(self._batch())
+        elif not self._due:
+            self._due = True
+            self.later(self._drain_now)
+
+    def _anything(self) -> bool:
+        return bool(self._notes) or os.lseek(self._fd, 0, os.SEEK_END) != self._read
+
+    def _batch(self) -> list[tuple[int, str]]:
         notes, self._notes = self._notes, []
-        for level, message in (*self.take(), *notes):
+        return [*self.take(), *notes]
+
+    def _drain_now(self) -> None:
+        try:
+            while not self._closed and self._anything():
+                self._pass_on(self._batch())
+        finally:
+            self._due = False
+
+    @staticmethod
+    def _pass_on(batch: list[tuple[int, str]]) -> None:
+        for level, message in batch:
             try:
                 logger.log(level, "%s", message)
             except Exception:
@@ -106,7 +131,12 @@ class Log:
 
     def close(self) -> None:
         """After ctx_free: pass on the last words, and close the file."""
-        self.drain()
+        batch = self._batch()
+        if self.later is None:
+            self._pass_on(batch)
+        elif batch:
+            self.later(lambda: self._pass_on(batch))
+        self._closed = True
         self._lib.xtl_logger_destroy(self.xtl)
         libc.fclose(self._file)
 
