@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken_engines import BROKEN, Broken, events, loops
 
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.simhost import SimHost
+from gxl.testing import EngineFailed, check_engine
 from gxl.testing.differences import DIFFERENCES
-from gxl.testing.engines import CHILD_CASES, EVENT_CASES, HOOK_CASES, POLL_CASES, Case
+from gxl.testing.engines import CHILD_CASES, EVENT_CASES, HOOK_CASES, POLL_CASES, Case, polling, queue
 from gxl.testing.engines.rig import Rig, in_a_fresh_process
 
 CASES: dict[str, Case] = {
@@ -55,6 +57,26 @@ def test_an_engine_that_is_not_broken_passes_all_the_named_cases() -> None:
                 case(rig)
 
         in_a_fresh_process(attempt)
+
+
+def test_one_line_puts_an_engine_through_the_suite_and_names_what_fails() -> None:
+    def good_and_bad() -> None:
+        good = [queue.events_are_returned_oldest_first_and_once, polling.readiness_is_honoured_once]
+        check_engine(EmbeddedEngine, cases=good)
+
+        class Deaf(EmbeddedEngine):
+            def event_check(self, *arguments: Any) -> None:
+                return None
+
+        with pytest.raises(EngineFailed) as caught:
+            check_engine(Deaf, cases=[*good, queue.nothing_has_happened_yet], patience=0.1)
+        assert list(caught.value.failures) == [
+            "queue.events_are_returned_oldest_first_and_once[hooks]",
+            "queue.events_are_returned_oldest_first_and_once[poll]",
+            "polling.readiness_is_honoured_once[poll]",
+        ]
+
+    in_a_fresh_process(good_and_bad)
 
 
 def test_every_part_of_the_suite_is_tried_on_a_broken_engine() -> None:

@@ -8,12 +8,14 @@ subclass EngineTests in a test module:
         def make_engine(self, host: SimHost) -> IEngine:
             return MyEngine(host)
 
+Without pytest, check_engine(MyEngine) runs them, and raises what names those that failed.
+
 Where libxl does not do what its header says, the cases go by gxl.testing.differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -76,6 +78,45 @@ CHILD_CASES = [*_cases_of(children), *_cases_of(sigchld)]
 
 def _name(case: Case) -> str:
     return f"{case.__module__.rpartition('.')[2]}.{case.__name__}"
+
+
+class EngineFailed(AssertionError):
+    """What check_engine raises. `failures`: the names of the cases that failed, and why."""
+
+    def __init__(self, failures: dict[str, BaseException]) -> None:
+        self.failures = failures
+        lines = [f"{name}: {type(error).__name__}: {error}" for name, error in failures.items()]
+        super().__init__(f"{len(lines)} cases failed:\n" + "\n".join(lines))
+
+
+def check_engine(
+    make_engine: Callable[[SimHost], IEngine],
+    side: Side = "header",
+    cases: Sequence[Case] | None = None,
+    patience: float = 10.0,
+) -> None:
+    """Run the cases (None: all of them) against the engines that `make_engine` makes on simulated hosts.
+
+    Raises EngineFailed if any fails. `side`: which column of the table of differences the engine follows. `patience`:
+    the seconds after which what has not happened counts as never happening.
+    """
+    failures: dict[str, BaseException] = {}
+    for case in [*EVENT_CASES, *POLL_CASES, *HOOK_CASES, *CHILD_CASES] if cases is None else cases:
+        drives: dict[Drive, bool] = {"hooks": case not in POLL_CASES, "poll": case not in HOOK_CASES}
+        for drive in (drive for drive, wanted in drives.items() if wanted):
+
+            def alone(case: Case = case, drive: Drive = drive) -> None:
+                with SimHost() as host:
+                    rig = Rig(host, lambda: make_engine(host), side, drive, patience)
+                    with rig.cleanup:
+                        case(rig)
+
+            try:
+                in_a_fresh_process(alone) if case in CHILD_CASES else alone()
+            except (Exception, pytest.fail.Exception) as error:
+                failures[f"{_name(case)}[{drive}]"] = error
+    if failures:
+        raise EngineFailed(failures)
 
 
 class EngineTests:
