@@ -31,7 +31,7 @@ class Hooks:
     "call",
     [
         lambda ctx, bad: ctx.event_check(predicate=bad),
-        lambda ctx, bad: ctx.event_wait(predicate=bad),
+        lambda ctx, bad: ctx.event_wait(predicate=bad, timeout=1),
         lambda ctx, bad: ctx.expect(gxl.DomainDeath, 1, predicate=bad),
         lambda ctx, bad: ctx.event_register_callbacks(Hooks(event_occurs=bad)),
         lambda ctx, bad: ctx.event_register_callbacks(Hooks(disaster=bad)),
@@ -175,3 +175,19 @@ def test_a_log_handler_that_blocks_loses_no_event(world: World) -> None:
     if ctx.engine.name == "libxl":
         assert "register" in heard[0]
         assert len(heard) > 3
+
+
+def test_a_log_handler_that_raises_keeps_no_operation_from_its_end(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(record: logging.LogRecord) -> None:
+        raise LookupError("a broken handler")
+
+    ctx = world.open()
+    with slow_handler(f"gxl.{ctx.engine.name}", broken):
+        operation = ctx.domain_shutdown(world.host.create_domain(), wait=False)
+        operation.abort()  # which logs an error, and ends it
+        with pytest.raises(gxl.LibxlError):
+            operation.wait(timeout=5)
+        gevent.sleep(0.1)
+    assert "a broken handler" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import traceback
 from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -79,8 +80,8 @@ class Entry:
         core.lock.release()
         try:
             # Handlers of the log may do anything, such as to wait for a lock, which is no business of the engine's.
-            for level, message in self.log:
-                logger.log(level, "%s", message)
+            if self.log:
+                core.later(self._pass_on)
             while self.events or self.completions:
                 if self.events:
                     self._tell(core.event_hooks.event_occurs, self.events.popleft())
@@ -97,6 +98,14 @@ class Entry:
         if self.errors or kind is StoreLost:
             raise_all([*([error] if error else []), *self.errors])
 
+    def _pass_on(self) -> None:
+        for level, message in self.log:
+            try:
+                logger.log(level, "%s", message)
+            except Exception:
+                if logging.raiseExceptions:
+                    traceback.print_exc()
+
     def _tell(self, callback: Callable[[Any], object] | None, argument: object) -> None:
         assert callback is not None
         try:
@@ -104,6 +113,10 @@ class Entry:
                 callback(argument)
         except BaseException as error:
             self.errors.append(error)
+
+
+def _at_once(f: Callable[[], object]) -> None:
+    f()
 
 
 class Core:
@@ -116,6 +129,7 @@ class Core:
         # How many calls each thread is in, one inside the other.
         self.inside: dict[int, int] = {}
         self.guard: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.later: Callable[[Callable[[], object]], object] = _at_once
         self.queue = EventQueue()
         self.event_hooks = EventHooks()
         self.dead: Disaster | None = None

@@ -74,6 +74,8 @@ class EmbeddedEngine:
                 if there:
                     raise MisuseError(f"the engine has {thing} already: give a new one away, or use this one yourself")
             ctx.core.guard = no_switch
+            if later is not None:
+                ctx.core.later = later
             claimed = object.__new__(type(self))
             claimed._ctx, claimed._claimed = ctx, False
             self._claimed = True
