@@ -204,8 +204,13 @@ def _engine(name: str, chosen: str) -> dict[str, str]:
 
 
 def _hub(found: hubhooks.Found) -> dict[str, str]:
-    version = "" if found.problem else hubhooks.choose(found.name).version
-    return {"name": found.name, "chosen": found.chosen, "version": version, "problem": found.problem}
+    return {
+        "name": found.name,
+        "chosen": found.chosen,
+        "description": found.description,
+        "version": found.version,
+        "problem": found.problem,
+    }
 
 
 def _in_words(report: dict[str, Any]) -> Iterator[str]:
@@ -216,8 +221,9 @@ def _in_words(report: dict[str, Any]) -> Iterator[str]:
                 yield f"{kind} {part['name']} is in force: {part['chosen']}"
             else:
                 yield f"{kind} {part['name']} is not in force: set GXL_{kind.upper()}={part['name']} to use it"
-            if part["version"]:
-                yield f"    {part['version']}"
+            for said in (part.get("description"), part["version"]):
+                if said:
+                    yield f"    {said}"
             yield from (f"    {line}" for line in part["problem"].splitlines())
     if report["works"]:
         yield "a Context can be opened"

@@ -8,6 +8,7 @@ and in a frozen application too. Nothing is imported before it has been chosen.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -35,6 +36,10 @@ class Found(NamedTuple):
     """`module:factory`."""
     origin: str
     """The distribution that brought it."""
+    description: str
+    """The first line of the factory's docstring; empty if it can't be loaded."""
+    version: str
+    """What the provider says of itself; empty if it can't be loaded."""
     chosen: str
     """Why `choose` takes it; empty if it does not."""
     problem: str
@@ -57,13 +62,14 @@ def survey(name: str | None = None) -> list[Found]:
     wanted, reason = _decide(name)
     report = []
     for provider in _known().values():
+        description = version = problem = ""
         try:
-            _load(provider.name)
-            problem = ""
+            version = _load(provider.name).version
+            description = (inspect.getdoc(provider.load()) or "").partition("\n")[0]
         except HubUnavailable as error:
             problem = str(error)
         chosen = reason if provider.name == wanted else ""
-        report.append(Found(provider.name, provider.value, _origin(provider), chosen, problem))
+        report.append(Found(provider.name, provider.value, _origin(provider), description, version, chosen, problem))
     return report
 
 
@@ -109,7 +115,7 @@ def _load(name: str) -> IHub:
         raise HubUnavailable(f"there is no hub provider {name!r}; known are: {', '.join(known)}")
     try:
         hub: IHub = provider.load()()
-        verifyObject(IHub, hub)
+        verifyObject(IHub, hub)  # which reads its attributes, too
     except Exception as error:
         raise HubUnavailable(
             f"the hub provider {name!r} ({provider.value}, from {_origin(provider)}) can't be used: "

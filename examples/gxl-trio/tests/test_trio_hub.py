@@ -9,7 +9,7 @@ from gxl_trio import TrioHub
 import gxl
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.hubhooks import choose, survey
-from gxl.testing.hubs import HubProviderTests
+from gxl.testing import HubProviderTests
 from gxl.testing.hubs.rig import Main
 
 

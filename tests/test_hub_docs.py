@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is written for those who write hub providers agrees with the code, and with the example."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from gxl.testing.hubs import CASES
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "docs" / "write-a-hook-provider.md").read_text()
+EXAMPLE = ROOT / "examples" / "gxl-trio"
+
+
+def test_the_reference_is_what_the_interfaces_say() -> None:
+    generate = [sys.executable, str(ROOT / "docs" / "generate_interfaces.py")]
+    printed = subprocess.run(generate, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert printed == (ROOT / "docs" / "interfaces.md").read_text(), "run docs/generate_interfaces.py again"
+
+
+def test_the_guide_shows_what_is_in_the_example() -> None:
+    example = "\n".join(path.read_text() for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".cfg"))
+    untyped = re.sub(r"(: [\w.\[\] |,]+)(?=[,)])|( -> \w+)(?=:\n)", "", example)
+    blocks = re.findall(r"^```(?:python|ini)\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    lines = {line.strip() for block in blocks for line in block.splitlines()} - {"", "..."}
+    assert len(lines) > 10
+    assert lines <= {line.strip() for line in untyped.splitlines()}
+
+
+def test_the_guide_names_cases_that_there_are() -> None:
+    named = set(re.findall(r"`(an?_\w{30,})`", GUIDE))
+    assert named
+    assert named <= {case.__name__ for case in CASES}
