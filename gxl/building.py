@@ -139,7 +139,8 @@ class Build:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "log" in message:
-            logging.getLogger(message["logger"]).log(message["log"], "%s", message["text"])
+            logger = logging.getLogger(message["logger"])
+            self._pump.aside(lambda: logger.log(message["log"], "%s", message["text"]))
         elif "console" in message:
             self._on_console(message["console"])
         elif "end" in message:
@@ -178,7 +179,9 @@ class Build:
         def destroyed(domid: int, rc: int) -> None:
             left.discard(domid)
             if rc:
-                _log.error("domain %d, left half built, can't be destroyed: libxl error %d", domid, rc)
+                self._pump.log(
+                    logging.ERROR, "domain %d, left half built, can't be destroyed: libxl error %d", domid, rc
+                )
             if not left:
                 self._pump.arrived(lambda: self._on_end(Fail.code, why, None))
 
@@ -198,7 +201,8 @@ def _spawn(request: bytes, channel: int, stream: int | None) -> int:
     if not sys.executable:
         raise Fail(message="creating a domain takes another Python process, and sys.executable does not say which")
     # An application may have changed where modules come from since it was started.
-    path = [*filter(None, sys.path), str(Path(__file__).parent.parent)]
+    path = [entry for entry in sys.path if entry and isinstance(entry, str)]  # others are ignored by Python, too
+    path.append(str(Path(__file__).parent.parent))
     memory = os.memfd_create("gxl-request")
     held: list[int] = []
     try:

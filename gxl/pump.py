@@ -101,7 +101,7 @@ class Pump:
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
         claimed: IEngine | None = None
         try:
-            self.engine: IEngine = engine.claim(self.binding.no_switch, self._aside)
+            self.engine: IEngine = engine.claim(self.binding.no_switch, self.aside)
             claimed = self.engine
             hooks = self.binding.osevent
             if hooks is not None:
@@ -156,18 +156,20 @@ class Pump:
     def log(self, level: int, message: str, *args: object) -> None:
         """Log, but neither in a callback of the loop nor between two steps of anybody's: a handler may block."""
         if _log.isEnabledFor(level):
-            self._aside(lambda: _log.log(level, message, *args))
+            self.aside(lambda: _log.log(level, message, *args))
 
-    def _aside(self, f: Callable[[], object]) -> None:
+    def aside(self, f: Callable[[], object]) -> None:
         """Run what is nobody's own and may block: apart from all else, where there is a loop that could stand still."""
-        if self.binding.osevent is None:
-            f()
-            return
+        if self.binding.osevent is not None:
+            try:
+                self.binding.spawn(f)
+                return
+            except Exception as error:  # a loop that has ended
+                self.binding.report(error)
         try:
-            self.binding.spawn(f)
-        except Exception as error:  # a loop that has ended
-            self.binding.report(error)
             f()
+        except Exception as error:
+            self.binding.report(error)
 
     def check_can_block(self, instead: str) -> None:
         """Raises MisuseError where to block would stop the loop; `instead` is what to do there."""

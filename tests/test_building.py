@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -515,3 +517,50 @@ def test_without_a_loop_the_engine_waits_for_its_children_itself(mode: str) -> N
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "at its end\n2\n")
+
+
+class Yields(logging.Handler):
+    """Lets other greenlets run, as one that writes to a socket or waits for a lock does."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        gevent.sleep(0)
+        return True
+
+
+@pytest.fixture
+def yielding_log() -> Iterator[None]:
+    logger, handler = logging.getLogger("gxl"), Yields()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+def test_a_log_handler_that_blocks_does_not_cost_the_result(
+    apart: World, monkeypatch: pytest.MonkeyPatch, yielding_log: None
+) -> None:
+    ctx = apart.open()
+    lines = [{"log": logging.ERROR, "logger": "gxl.libxl", "text": "odd"}, {"end": 0, "domid": 77}]
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    a_program(monkeypatch, f"import os; os.write(4, {text!r}); os._exit(0)")
+    assert ctx.domain_create(config(), timeout=20).domid == 77
+
+
+def test_a_log_handler_that_blocks_does_not_hide_that_what_was_left_can_not_be_destroyed(
+    apart: World, monkeypatch: pytest.MonkeyPatch, yielding_log: None
+) -> None:
+    ctx = apart.open()
+    a_program(monkeypatch, "import time; time.sleep(600)")
+    operation = ctx.domain_create(config(), wait=False)
+    apart.host.create_domain("half", uuid=UUID_OF_NEW)
+    apart.host.fail_next("destroydomain", 16)
+    os.kill(only_build(ctx)._pid, signal.SIGKILL)
+    with pytest.raises(Fail, match="killed by signal 9"):
+        operation.wait(20)
+
+
+def test_what_an_application_has_in_its_path_that_is_no_text_does_no_harm(
+    apart: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = apart.open()
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/nonexistent")])
+    assert ctx.domain_create(config(), timeout=20).rc == 0
