@@ -160,12 +160,13 @@ class Pump:
 
     def aside(self, f: Callable[[], object]) -> None:
         """Run what is nobody's own and may block: apart from all else, where there is a loop that could stand still."""
-        if self.binding.osevent is not None:
-            try:
+        try:
+            self.binding.check_caller()
+            if self.binding.osevent is not None:
                 self.binding.spawn(f)
                 return
-            except Exception as error:  # a loop that has ended
-                self.binding.report(error)
+        except Exception:
+            pass  # another thread, which has no loop of ours, or a loop that has ended
         try:
             f()
         except Exception as error:

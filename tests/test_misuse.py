@@ -191,3 +191,20 @@ def test_a_log_handler_that_raises_keeps_no_operation_from_its_end(
             operation.wait(timeout=5)
         gevent.sleep(0.1)
     assert "a broken handler" in capsys.readouterr().err
+
+
+def test_what_a_foreign_thread_makes_libxl_log_is_told_there(world: World) -> None:
+    ctx = world.open()
+    heard: list[str] = []
+
+    def intrude() -> None:
+        with pytest.raises(gxl.LibxlError):
+            ctx.engine.domain_pause(1234, gxl.AsyncHow())
+
+    with slow_handler(f"gxl.{ctx.engine.name}", lambda record: heard.append(record.getMessage())):
+        in_native_thread(intrude)
+        with pytest.raises(gxl.LibxlError):
+            ctx.domain_pause(1234)
+        gevent.sleep(0.1)
+    if ctx.engine.name == "libxl":
+        assert len(heard) >= 2
