@@ -4,7 +4,8 @@
 libxl builds a domain's memory inside the call that starts this: seconds for a large guest, in which no loop could run.
 Here nothing else has to. The process has a libxl ctx of its own, and finds three fds: the request, a socket to the
 Context, and for restoring the stream. It says in lines of JSON what it has to say: that it is alive, what libxl logs,
-that the console is there, and the end. At most one line comes back, "abort", and end of file says the same.
+that the console is there, and the end, or why it can't go on. At most one line comes back, "abort", and end of file
+says the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from typing import Any
 
 from gxl import engines
-from gxl.errors import Aborted, Fail, GxlError, LibxlError, NotFound
+from gxl.errors import Aborted, GxlError, LibxlError, NotFound
 from gxl.events import DomainCreateConsoleAvailable, Event, mask
 from gxl.interfaces import AsyncHow, IEngine
 
@@ -44,6 +45,12 @@ class _Channel(logging.Handler):
         except OSError:
             # Nobody listens any more; the loop notices that by itself.
             return
+
+    def hung_up(self) -> bool:
+        """Whether the Context is gone: libxl may have been busy ever since, and the loop not have run."""
+        poll = select.poll()
+        poll.register(self.socket, 0)  # POLLHUP comes unasked
+        return bool(poll.poll(0))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.say(log=record.levelno, logger=record.name, text=record.getMessage())
@@ -78,17 +85,21 @@ class _Builder:
         engine = engines.choose(self._request["engine"])()
         engine.event_register_callbacks(_Hooks(self._channel))
         config, console = self._request["config"], self._request["console"]
-        if self._request["restore"]:
-            new = engine.domain_create_restore(config, STREAM_FD, self._how, console)
-        else:
-            new = engine.domain_create_new(config, self._how, console)
+        try:
+            if self._request["restore"]:
+                new = engine.domain_create_restore(config, STREAM_FD, self._how, console)
+            else:
+                new = engine.domain_create_new(config, self._how, console)
+        except LibxlError as error:
+            self._channel.say(end=error.rc, why=str(error))
+            return
         while self._rc is None:
             self._turn(engine)
-        if self._deserted and new.domid is not None:
+        if new.domid is not None and self._channel.hung_up():
             # Nobody would ever know of it.
             engine.domain_destroy(new.domid)
-        engine.ctx_free()
         self._channel.say(end=self._rc, domid=new.domid)
+        engine.ctx_free()
 
     def _turn(self, engine: IEngine) -> None:
         fds, timeout_ms = engine.osevent_beforepoll()
@@ -140,12 +151,10 @@ def main() -> None:
     logger.addHandler(channel)
     try:
         _Builder(request, channel).run()
-    except LibxlError as error:
-        channel.say(end=error.rc, why=str(error))
     except GxlError as error:
-        channel.say(end=Fail.code, why=str(error))
+        channel.say(failed=str(error))
     except BaseException as error:
-        channel.say(end=Fail.code, why=f"{type(error).__name__}: {error}")
+        channel.say(failed=f"{type(error).__name__}: {error}")
         raise
     # Not by way of Python's finalisation, which a thread of libxl's might outlast.
     sys.stderr.flush()

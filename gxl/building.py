@@ -112,8 +112,8 @@ class Build:
             return
         self._listen()
         silence = time.monotonic() - self._heard
-        if silence >= SILENCE_SECONDS and not self._why:
-            self._why = f"was killed, since it had been stuck for {silence:.0f} s"
+        if silence >= SILENCE_SECONDS:
+            self._why = self._why or f"was killed, since it had been stuck for {silence:.0f} s"
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._timer = self._hooks.timeout_register(time.time() + SILENCE_SECONDS, self)
 
@@ -143,6 +143,8 @@ class Build:
             self._pump.aside(lambda: logger.log(message["log"], "%s", message["text"]))
         elif "console" in message:
             self._on_console(message["console"])
+        elif "failed" in message:
+            self._why = f"failed: {message['failed']}"
         elif "end" in message:
             self._result = message["end"], message.get("why", ""), message.get("domid")
 

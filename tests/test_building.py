@@ -564,3 +564,54 @@ def test_what_an_application_has_in_its_path_that_is_no_text_does_no_harm(
     ctx = apart.open()
     monkeypatch.setattr(sys, "path", [*sys.path, Path("/nonexistent")])
     assert ctx.domain_create(config(), timeout=20).rc == 0
+
+
+def test_one_that_can_not_go_on_says_why_and_leaves_nothing(apart: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = apart.open()
+    program = """
+import sys; sys.path[:] = {path!r}
+from gxl import builder, errors
+def fail(self, engine):
+    self._channel.socket.recv(1)
+    raise errors.Disaster(0, "the store is gone", 5)
+builder._Builder._turn = fail
+builder.main()
+"""
+    monkeypatch.setattr(building, "_PROGRAM", program)
+    reader, writer = os.pipe()
+    operation = ctx.domain_restore(reader, config(), wait=False)
+    left = apart.host.create_domain("half", uuid=UUID_OF_NEW)
+    operation.abort()
+    with pytest.raises(Fail, match="the store is gone"):
+        operation.wait(20)
+    assert left not in [info.domid for info in apart.host.domains()]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_domain_that_is_built_for_nobody_is_destroyed(
+    apart: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    witness = tmp_path / "destroyed"
+    program = f"""
+import sys, os; sys.path[:] = {{path!r}}
+from pathlib import Path
+from gxl import builder
+from gxl.engines.embedded import EmbeddedEngine
+create = EmbeddedEngine.domain_create_new
+def after_its_end(*arguments):
+    builder.select.select([4], [], [])
+    return create(*arguments)
+EmbeddedEngine.domain_create_new = after_its_end
+EmbeddedEngine.domain_destroy = lambda self, domid: Path({str(witness)!r}).write_text(str(domid))
+builder.main()
+"""
+    monkeypatch.setattr(building, "_PROGRAM", program)
+    ctx = apart.open()
+    ctx.domain_create(config(), wait=False)
+    pidfd = os.pidfd_open(only_build(ctx)._pid)
+    with pytest.warns(ResourceWarning, match="abandoned"):
+        ctx.close(timeout=0)
+    gevent.socket.wait_read(pidfd, timeout=20)
+    os.close(pidfd)
+    assert witness.read_text() == "1"
