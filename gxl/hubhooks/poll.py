@@ -64,29 +64,28 @@ class Monitor:
     """A re-entrant lock that can be let go of as a whole. Whoever leaves it rouses the thread that polls."""
 
     def __init__(self, rouse: Callable[[], object]) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._lock = threading.RLock()
         self._depth = 0
         self._rouse = rouse
         # Whether a thread is in poll(2), with what it knew when it went there.
         self._polled = False
 
     def __enter__(self) -> None:
-        me = threading.get_ident()
-        if self._owner != me:
-            self._lock.acquire()
-            self._owner = me
+        self._lock.acquire()
         self._depth += 1
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
         if not self._depth:
-            self._leave()
+            self._leave(to_poll=False)
+        self._lock.release()
 
     def let_go(self, to_poll: bool = False) -> int:
         """Leave, however often it was entered. Returns what take_back needs."""
         depth, self._depth = self._depth, 0
         self._leave(to_poll)
+        for _ in range(depth):
+            self._lock.release()
         return depth
 
     def take_back(self, depth: int) -> None:
@@ -96,14 +95,14 @@ class Monitor:
         except BaseException:  # Ctrl-C: whoever catches it relies on the lock all the same
             self.take_back(depth)
             raise
-        self._owner, self._depth, self._polled = threading.get_ident(), depth, False
+        for _ in range(depth - 1):
+            self._lock.acquire()
+        self._depth, self._polled = depth, False
 
-    def _leave(self, to_poll: bool = False) -> None:
+    def _leave(self, to_poll: bool) -> None:
         if self._polled:
             self._rouse()
         self._polled = to_poll
-        self._owner = None
-        self._lock.release()
 
 
 class _Guard(threading.local):
