@@ -211,9 +211,8 @@ class Context:
 
         Raises MisuseError where the hub can't watch children (under gevent: off the main thread).
         """
-        return toolstack.operate(
-            self._enter_alive(), "domain_destroy", domid, Terms(wait, timeout, for_user), forks=True
-        )
+        pump = self._enter_alive()
+        return toolstack.operate(pump, "domain_destroy", domid, Terms(wait, timeout, for_user), forks=True)
 
     def domain_create(
         self,
@@ -398,10 +397,11 @@ class Context:
         return Closing(pump, _closed_error)
 
     def __enter__(self) -> Self:
-        self._pump.check_can_block("use `async with`")
+        self._enter().check_can_block("use `async with`")
         return self
 
     async def __aenter__(self) -> Self:
+        self._enter()
         return self
 
     async def __aexit__(

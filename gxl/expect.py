@@ -64,6 +64,8 @@ class Expectation:
 
     def __enter__(self) -> Self:
         self._pump.binding.check_caller()
+        if self._pump.freed:
+            raise ContextClosed("the Context was closed")
         if self._was_armed:
             raise MisuseError("an expectation is used once: ask the Context for another")
         self._was_armed = True

@@ -208,3 +208,25 @@ def test_what_a_foreign_thread_makes_libxl_log_is_told_there(world: World) -> No
         gevent.sleep(0.1)
     if ctx.engine.name == "libxl":
         assert len(heard) >= 2
+
+
+def test_a_closed_context_can_not_be_entered_nor_an_expectation_of_it_armed(world: World) -> None:
+    ctx = world.open()
+    expectation = ctx.expect(gxl.DomainDeath, world.host.create_domain())
+    ctx.close()
+    for block in (ctx, expectation):
+        with pytest.raises(gxl.ContextClosed):
+            block.__enter__()
+
+
+def test_libxl_is_told_of_a_fork_in_the_child(world: World) -> None:
+    engine = world.open()._pump.engine
+    pid = os.fork()
+    if pid == 0:
+        try:
+            engine.postfork_child_noexec()
+        except gxl.MisuseError as error:
+            os._exit(0 if "has been called" in str(error) else 2)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
