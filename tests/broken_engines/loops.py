@@ -28,14 +28,20 @@ def there_is_nothing_to_wake_a_poll(engine: EmbeddedEngine, patch: Patch) -> Non
 
 
 @fails("polling.the_timeout_is_the_earliest_deadline_rounded_up")
-def timeouts_are_rounded_down(engine: EmbeddedEngine, patch: Patch) -> None:
+def timeouts_are_rounded_to_the_nearest_millisecond(engine: EmbeddedEngine, patch: Patch) -> None:
     before = engine.osevent_beforepoll
 
     def spoilt(now: float | None = None) -> Any:
-        fds, timeout_ms = before(now)
-        return fds, timeout_ms and timeout_ms - 1
+        # Rounding up what half a millisecond later remains is rounding to the nearest.
+        return before(None if now is None else now + 0.0005)
 
     patch.setattr(engine, "osevent_beforepoll", spoilt)
+
+
+@fails("polling.the_timeout_is_the_earliest_deadline_rounded_up")
+def a_timeout_is_due_only_after_its_moment(engine: EmbeddedEngine, patch: Patch) -> None:
+    after = engine.osevent_afterpoll
+    patch.setattr(engine, "osevent_afterpoll", lambda fds, now=None: after(fds, None if now is None else now - 1e-6))
 
 
 @fails("polling.what_is_due_by_the_callers_clock_happens")

@@ -137,6 +137,17 @@ def the_timeout_is_the_earliest_deadline_rounded_up(rig: Rig) -> None:
     _, timeout_ms = rig.engine.osevent_beforepoll(before - 5_000_000)
     assert timeout_ms == 2_000_000_000
     rig.engine.osevent_afterpoll([], after + 61)
+    # Only hooks are told the moment itself.
+    exact = rig.fresh("hooks")
+    with exact.cleanup:
+        exact.engine.domain_shutdown(rig.domain(paused=True), AsyncHow(1))
+        [(deadline, _)] = exact.loop.timeouts.values()
+        for earlier, expected_ms in ((0.0003, 1), (0.0102, 11), (30.0006, 30_001)):
+            assert exact.engine.osevent_beforepoll(deadline - earlier)[1] == expected_ms
+        exact.engine.osevent_afterpoll([], deadline - 0.0003)
+        assert exact.queued() == []
+        exact.engine.osevent_afterpoll([], deadline)
+        assert len(exact.queued()) == 1
 
 
 def what_is_due_by_the_callers_clock_happens(rig: Rig) -> None:
@@ -152,7 +163,8 @@ def what_is_due_by_the_callers_clock_happens(rig: Rig) -> None:
 
 def a_new_operation_wakes_the_poll_that_is_under_way(rig: Rig) -> None:
     fds, _ = rig.engine.osevent_beforepoll()
-    rig.engine.domain_shutdown(rig.domain(paused=True), AsyncHow(1))
+    for user in (1, 2):
+        rig.engine.domain_shutdown(rig.domain(paused=True), AsyncHow(user))
     results = poll(fds, 0)
     assert [revents for *_, revents in results] == [POLLIN]
     # Once is enough: afterpoll takes note of it.
