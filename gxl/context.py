@@ -349,7 +349,7 @@ class Context:
         pump = self._enter_alive()
         pump.check_can_block("use ctx.engine.list_domain(), which knows no names")
         with pump.lock:
-            return with_names(pump.engine.list_domain(), pump.side, pump.binding.waiter)
+            return with_names(pump.engine.list_domain(), pump)
 
     @property
     def queued(self) -> int:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from gxl.errors import GxlError
 from gxl.events import ShutdownReason
 from gxl.interfaces import DomainInfo, IWaiter
-from gxl.sidechannel import SideChannel
+
+if TYPE_CHECKING:
+    from gxl.pump import Pump
 
 
 class Domain(NamedTuple):
@@ -28,24 +31,44 @@ class Domain(NamedTuple):
     """Seconds."""
 
 
-def with_names(infos: list[DomainInfo], side: SideChannel, make_waiter: Callable[[], IWaiter]) -> list[Domain]:
+class _Names:
+    """Names, as xenstore tells them. It has to know (Ender) that the context has ended: the rest will not come."""
+
+    def __init__(self, waiter: IWaiter, count: int) -> None:
+        self.names: dict[int, str | None] = {}
+        self.error: GxlError | None = None
+        self._waiter = waiter
+        self._count = count
+
+    @property
+    def complete(self) -> bool:
+        return len(self.names) == self._count
+
+    def arrived(self, domid: int, name: str | None) -> None:
+        self.names[domid] = name
+        if self.complete:
+            self._waiter.wake()
+
+    def end(self, error: GxlError) -> None:
+        self.error = error
+        self._waiter.wake()
+
+
+def with_names(infos: list[DomainInfo], pump: Pump) -> list[Domain]:
     """Ask for the names of all of them at once, and wait until the last has come."""
-    names: dict[int, str | None] = {}
-    waiter = make_waiter()
-
-    def ask(domid: int) -> None:
-        def arrived(name: str | None) -> None:
-            names[domid] = name
-            if len(names) == len(infos):
-                waiter.wake()
-
-        side.name_of(domid, arrived)
-
-    for info in infos:
-        ask(info.domid)
-    if len(names) < len(infos):
-        waiter.wait(None)
-    return [_domain(info, names[info.domid]) for info in infos]
+    waiter = pump.binding.waiter()
+    asked = _Names(waiter, len(infos))
+    pump.enders[asked] = None
+    try:
+        for info in infos:
+            pump.side.name_of(info.domid, partial(asked.arrived, info.domid))
+        if not asked.complete:
+            waiter.wait(None)
+    finally:
+        pump.enders.pop(asked, None)
+    if not asked.complete and asked.error is not None:
+        raise asked.error
+    return [_domain(info, asked.names[info.domid]) for info in infos]
 
 
 def by_uuid(infos: list[DomainInfo], wanted: str | UUID) -> int | None:

@@ -348,6 +348,14 @@ def test_close_wakes_every_waiter_with_an_error(world: World) -> None:
             call()
 
 
+def test_close_ends_a_look_at_the_domains_with_an_error(world: World) -> None:
+    ctx = world.open()
+    looking = gevent.spawn(ctx.list_domain)
+    settle(1)
+    ctx.close()
+    assert isinstance(outcome(looking), gxl.ContextClosed)
+
+
 def test_close_may_be_called_from_a_callback(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
