@@ -41,6 +41,24 @@ _log = logging.getLogger("gxl")
 End = Callable[[int, str, int | None], object]
 
 
+class _Stream:
+    """The fd that is restored from. libxl makes its file description blocking, and may die before it undoes it."""
+
+    def __init__(self, fd: int) -> None:
+        try:
+            self._blocking = os.get_blocking(fd)
+            self._fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise Fail(message=f"fd {fd} can't be used: {error}") from error
+
+    def give_back(self) -> None:
+        os.set_blocking(self._fd, self._blocking)
+        self.let_go()
+
+    def let_go(self) -> None:
+        posix.close(self._fd)
+
+
 class Build:
     """One such process. It is its own token at the hooks.
 
@@ -73,17 +91,23 @@ class Build:
             "restore": stream is not None,
             "level": _log.getEffectiveLevel(),
         }
-        self._channel, theirs = _socket.socketpair()
+        self._stream = None if stream is None else _Stream(stream)
+        theirs = None
         try:
+            self._channel, theirs = _socket.socketpair()
             self._pid = _spawn(json.dumps(request).encode(), theirs.fileno(), stream)
             self._pidfd = os.pidfd_open(self._pid)
         except BaseException as error:
-            self._channel.close()
+            if theirs is not None:
+                self._channel.close()
+            if self._stream is not None:
+                self._stream.give_back()
             if isinstance(error, OSError):
                 raise Fail(message=f"the process that builds domains can't be started: {error}") from error
             raise
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
         self._channel.setblocking(False)
         self._heard = time.monotonic()
         self._channel_watch: object = self._hooks.fd_register(self._channel.fileno(), select.POLLIN, self)
@@ -122,6 +146,8 @@ class Build:
         self._pump.builds.pop(self, None)
         self._channel.close()
         posix.close(self._pidfd)
+        if self._stream is not None:
+            self._stream.let_go()
 
     def _listen(self) -> None:
         try:
@@ -164,7 +190,11 @@ class Build:
         self._channel.close()
         posix.close(self._pidfd)
         self._hooks.timeout_modify(self._timer, 0)
+        if self._stream is not None:
+            self._stream.give_back()
         if self._result is not None:
+            for other in self._pump.builds:
+                other.leave_alone(self._result[2])
             self._on_end(*self._result)
         else:
             self._clean_up(f"the process that was to build the domain {self._why or how}")
@@ -193,6 +223,11 @@ class Build:
                 self._pump.engine.domain_destroy(domid, how)
             except GxlError as error:
                 destroyed(domid, error.rc if isinstance(error, LibxlError) else Fail.code)
+
+    def leave_alone(self, domid: int | None) -> None:
+        """Another one has built this domain, perhaps from the same configuration, when this was given up."""
+        if domid is not None:
+            self._before.add(domid)
 
     def _of_this_uuid(self) -> set[int]:
         return {info.domid for info in self._pump.engine.list_domain() if info.uuid == self._uuid}

@@ -615,3 +615,36 @@ builder.main()
     gevent.socket.wait_read(pidfd, timeout=20)
     os.close(pidfd)
     assert witness.read_text() == "1"
+
+
+def test_the_fd_is_given_back_as_it_was_when_the_process_dies(apart: World, leaves_nothing: None) -> None:
+    ctx = apart.open()
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    operation = ctx.domain_restore(reader, config(), wait=False)
+    until(lambda: os.get_blocking(reader), 20)
+    os.kill(only_build(ctx)._pid, signal.SIGKILL)
+    with pytest.raises(Fail):
+        operation.wait(20)
+    assert not os.get_blocking(reader)
+    with pytest.raises(Fail, match="fd 99999 can't be used"):
+        ctx.domain_restore(99999, config())
+    ctx.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_one_that_was_given_up_does_not_take_its_successors_domain_along(
+    apart: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = apart.open()
+    a_program(monkeypatch, "import time; time.sleep(600)")
+    given_up = ctx.domain_create(config(), wait=False)
+    stuck = only_build(ctx)
+    domid = apart.host.create_domain("new", uuid=UUID_OF_NEW)
+    text = json.dumps({"end": 0, "domid": domid}).encode() + b"\n"
+    a_program(monkeypatch, f"import os; os.write(4, {text!r}); os._exit(0)")
+    assert ctx.domain_create(config(), timeout=20).domid == domid
+    os.kill(stuck._pid, signal.SIGKILL)
+    with pytest.raises(Fail):
+        given_up.wait(20)
+    assert domid in [info.domid for info in apart.host.domains()]
