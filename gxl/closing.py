@@ -48,8 +48,9 @@ class Closing:
     def _end(self, timeout: float | None) -> None:
         if not self._pump.freed:
             self._pump.abandon()
+            when = "when close() was interrupted" if timeout is None else f"after {timeout} s"
             warnings.warn(
-                f"the libxl context was abandoned, not freed: operations or children were pending after {timeout} s",
+                f"the libxl context was abandoned, not freed: operations or children were pending {when}",
                 ResourceWarning,
                 stacklevel=4,
             )

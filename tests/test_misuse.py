@@ -230,3 +230,16 @@ def test_libxl_is_told_of_a_fork_in_the_child(world: World) -> None:
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_close_that_is_killed_abandons_the_context_and_says_why(world: World) -> None:
+    ctx = world.open()
+    # Nobody but who started it can abort it, so that close() waits.
+    ctx.engine.domain_shutdown(world.host.create_domain(), gxl.AsyncHow(for_event=1))
+    closing = gevent.spawn(ctx.close)
+    settle()
+    assert not closing.ready()
+    with pytest.warns(ResourceWarning, match="interrupted"):
+        closing.kill()
+    with pytest.raises(gxl.ContextClosed):
+        ctx.event_check()
