@@ -175,3 +175,14 @@ def test_without_a_command_it_serves_until_it_is_interrupted(number: signal.Sign
         process.send_signal(number)
         assert process.wait(10) == 0
     assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_sim_ends_its_command_first(number: signal.Signals) -> None:
+    script = f"trap 'echo $XENSTORED_RUNDIR; exit 9' {number.name[3:]}; echo up; while :; do sleep 0.05; done"
+    with subprocess.Popen([*GXL, "sim", "--", "bash", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.wait(10) == 9
+        assert not os.path.exists(process.stdout.readline().strip())
