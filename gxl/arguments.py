@@ -95,14 +95,22 @@ def check_config(config: object) -> dict[str, Any]:
     if isinstance(config, str):
         try:
             config = json.loads(config)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"config is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise ValueError(f"config must be a JSON object such as `xl create --dryrun` prints, not {config!r}")
     if not isinstance(config, dict):
         raise TypeError(f"config must be libxl's JSON, as a dict or as text, not {config!r}")
     if not isinstance(config.get("c_info"), dict) or not isinstance(config.get("b_info"), dict):
-        raise ValueError(f"config must have the objects c_info and b_info, and has {', '.join(config) or 'nothing'}")
+        raise ValueError(
+            f"config must have the objects c_info and b_info, and has {', '.join(map(str, config)) or 'nothing'}"
+        )
+    try:
+        json.dumps(config, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(f"config must hold nothing but what JSON has: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config must hold nothing but what JSON has: {error}") from None
     try:
         UUID(str(config["c_info"].get("uuid", UUID(int=0))))
     except ValueError:

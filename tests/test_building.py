@@ -93,6 +93,15 @@ def test_a_domain_is_created_paused_with_its_devices_and_a_console(embedded: Wor
     assert ctx.event_check() is None
 
 
+@pytest.mark.parametrize("disks", [5, [1], "xvda", {"vdev": "xvda"}, [{"vdev": "xvda", "pdev_path": 5}]])
+def test_a_domain_whose_devices_make_no_sense_is_not_there_afterwards(embedded: World, disks: Any) -> None:
+    ctx = embedded.open()
+    with pytest.raises(Fail):
+        ctx.domain_create(config(disks=disks))
+    assert named(embedded, "new") == []
+    assert not ctx._pump.operations
+
+
 def test_a_saved_domain_is_restored_with_what_it_was(embedded: World) -> None:
     ctx = embedded.open()
     domid = ctx.domain_create(config()).domid
@@ -116,6 +125,15 @@ def test_a_saved_domain_is_restored_with_what_it_was(embedded: World) -> None:
     assert not os.get_blocking(writer)
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("memory", ["much", None, []])
+def test_a_domain_whose_memory_makes_no_sense_is_an_error(embedded: World, memory: Any) -> None:
+    wrong = config()
+    wrong["b_info"]["max_memkb"] = memory
+    with pytest.raises((Inval, Fail)):
+        embedded.open().domain_create(wrong)
+    assert named(embedded, "new") == []
 
 
 def test_what_is_no_saved_domain_is_an_error(embedded: World) -> None:
@@ -225,6 +243,11 @@ def test_what_an_eject_says_of_its_disk_is_refused(world: World) -> None:
         (b"{}", TypeError, "as a dict or as text"),
         ({"c_info": {}}, ValueError, "b_info"),
         ({"c_info": {"uuid": "nonsense"}, "b_info": {}}, ValueError, r"c_info\.uuid .* 'nonsense'"),
+        ({1: 2}, ValueError, "has 1"),
+        (config(disks=[b"new"]), TypeError, "nothing but what JSON has: .* bytes"),
+        (config(odd=float("nan")), ValueError, "nothing but what JSON has"),
+        (json.dumps(config(odd=float("inf"))), ValueError, "nothing but what JSON has"),
+        ('{"c_info": ' + 99999 * "[", ValueError, "not JSON: maximum recursion"),
     ],
 )
 def test_what_is_no_configuration_starts_nothing(

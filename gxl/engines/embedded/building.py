@@ -41,9 +41,13 @@ class Building:
 
     def create(self, operation: Operation, config: dict[str, Any], new: NewDomain, console: int | None) -> None:
         """libxl_domain_create_new."""
-        self._children.prepare(operation.how is None)
         b_info = config["b_info"]
-        self._make(operation, config, new, console, int(b_info.get("max_memkb", 131072)), int(b_info.get("vcpus", 1)))
+        try:
+            memory_kb, vcpus = int(b_info.get("max_memkb", 131072)), int(b_info.get("vcpus", 1))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Inval(message=f"b_info can't be read: {error}") from error
+        self._children.prepare(operation.how is None)
+        self._make(operation, config, new, console, memory_kb, vcpus)
 
     def restore(
         self, operation: Operation, config: dict[str, Any], fd: int, new: NewDomain, console: int | None
@@ -184,7 +188,7 @@ class Building:
                 # A hotplug script, or the device model.
                 self._run(operation, lambda: 0, lambda status: ready(self._rc(operation, status)))
                 return
-        except (Fail, OSError, TypeError, ValueError) as error:
+        except (Fail, OSError, AttributeError, TypeError, ValueError) as error:
             self._operations.say(f"the domain's devices can't be added: {error}")
             ready(Fail.code)
         else:
