@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-ROOMS = ["context", "feeds", "sidechannel", "mailbox", "pump", "operations", "children", "building", "watch", "expect"]
+ROOMS = "context feeds sidechannel mailbox pump operations children building watch expect misuse".split()
 
 # What this process does itself: gevent's default loop, unpatched.
 OTHERS = [(loop, patched) for loop in ("libev-cext", "libev-cffi", "libuv-cffi") for patched in (False, True)][1:]
