@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-ROOMS = "context feeds sidechannel mailbox pump operations children building watch expect misuse".split()
+ROOMS = [
+    *("context", "feeds", "sidechannel", "mailbox", "pump", "operations", "children", "building", "watch", "expect"),
+    "misuse",
+]
 
 # What this process does itself: gevent's default loop, unpatched.
 OTHERS = [(loop, patched) for loop in ("libev-cext", "libev-cffi", "libuv-cffi") for patched in (False, True)][1:]
