@@ -79,6 +79,11 @@ def test_one_line_puts_an_engine_through_the_suite_and_names_what_fails() -> Non
     in_a_fresh_process(good_and_bad)
 
 
+def test_a_case_that_can_not_run_on_a_host_is_skipped_from_a_process_of_its_own_too() -> None:
+    with pytest.raises(pytest.skip.Exception, match="no such thing here"):
+        in_a_fresh_process(lambda: pytest.skip("no such thing here"))
+
+
 def test_every_part_of_the_suite_is_tried_on_a_broken_engine() -> None:
     assert {broken.case.partition(".")[0] for broken in BROKEN} == {name.partition(".")[0] for name in CASES}
     assert events

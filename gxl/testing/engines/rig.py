@@ -313,8 +313,6 @@ def users(events: Iterable[Event]) -> list[int]:
 def in_a_fresh_process(case: Callable[[], object]) -> None:
     """Run `case` in a fork of this process in which nobody owns SIGCHLD and nobody has children."""
     status, said = _fork(case)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _SKIPPED:
-        pytest.skip(said)
     assert status == 0, f"in the fresh process (wait status {status}):\n{said}"
 
 
@@ -352,4 +350,7 @@ def _fork(case: Callable[[], object]) -> tuple[int, str]:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with open(read_end, "rb") as pipe:
-        return status, pipe.read().decode()
+        text = pipe.read().decode()
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _SKIPPED:
+        pytest.skip(text)
+    return status, text
