@@ -26,13 +26,18 @@ from gxl.testing.engines.rig import Drive, Rig
 domids = st.integers(2, 5)
 vdevs = st.sampled_from(["xvda", "hdc"])
 masks = st.sampled_from([EVENTMASK_ALL, 0, *(mask(kind) for kind in EventType), mask(*EventType)])
-commands = st.one_of(
+changes = st.one_of(
     st.tuples(st.just("create_domain"), domids),
     st.tuples(st.just("shutdown_domain"), domids, st.integers(0, 7)),
     st.tuples(st.sampled_from(["resume_domain", "pause_domain", "unpause_domain"]), domids),
     st.tuples(st.sampled_from(["mark_dying", "destroy_domain"]), domids),
     st.tuples(st.just("eject_disk"), domids, vdevs),
     st.tuples(st.just("add_disk"), domids, vdevs),
+)
+commands = st.one_of(
+    changes,
+    # What happens before anybody looks: one look finds all of it.
+    st.tuples(st.just("together"), st.lists(changes, min_size=2, max_size=6)),
     st.tuples(st.just("release")),
     st.tuples(st.just("enable_death"), domids | st.just(77), st.integers(0, 2**64 - 1)),
     st.tuples(st.just("enable_eject"), domids, vdevs, st.integers(0, 3)),
@@ -77,6 +82,10 @@ class Actor:
             self.hows.append(AsyncHow(len(self.hows)))
             return getattr(self.rig.engine, name)(*arguments, self.hows[-1])
         return getattr(self.rig.host, name)(*arguments)
+
+    def together(self, changes: list[tuple[Any, ...]]) -> object:
+        with self.rig.host.quiet():
+            return [self.do(*change) for change in changes]
 
     def create_domain(self, domid: int) -> object:
         return self.rig.host.create_domain(domid=domid)
