@@ -18,6 +18,8 @@ from gxl.testing.engines import CHILD_CASES, EVENT_CASES, Case, EngineTests
 from gxl.testing.engines.rig import Drive, Rig
 
 ELSEWHERE = {
+    "more_domains_than_one_hypercall_tells_of_are_all_looked_at": "they would take minutes to make",
+    "many_children_at_once_are_all_reaped": "their domains would take half a minute to make",
     "destroying_removes_what_the_toolstack_wrote": "nobody serves the backends of these disks",
     "domains_are_listed_with_their_states": "a real domain that dies is gone before it can be looked at twice",
 }
