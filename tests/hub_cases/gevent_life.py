@@ -19,7 +19,7 @@ from gevent.exceptions import LoopExit
 
 from gxl.errors import MisuseError
 from gxl.hubhooks.gevent import GeventHub
-from gxl.testing.hubs.children import fork
+from gxl.testing.hubs.children import fork, linger
 from gxl.testing.hubs.rig import Provider, Rig
 
 HUB = gevent.get_hub()
@@ -86,7 +86,7 @@ def test_an_idle_binding_wakes_the_loop_no_oftener_than_the_bare_loop_wakes_itse
     reader, _ = busy.pipe()
     busy.osevent.fd_register(reader, POLLIN, "quiet")
     busy.osevent.timeout_register(time.time() + 3600, "far")
-    pid = fork(busy, lambda: time.sleep(60))
+    pid = fork(busy, linger)
     waiting_greenlet = gevent.spawn(busy.waiter.wait, None)
     gevent.sleep(0.05)
     assert turns() <= bare + 1
