@@ -135,7 +135,8 @@ def test_the_loop_does_not_spin_while_it_waits_for_a_status(rig: Any, reported: 
     pid = fork(rig, lambda: 0)
     dead(pid)
     posix.waitpid(pid, 0)
-    with HUB.loop.check(ref=False) as check:
+    watcher: Any = HUB.loop.check(ref=False)  # gevent's stubs don't say that it is a context manager
+    with watcher as check:
         check.start(turn)
         rig.until(lambda: rig.sink.children, "the child is reported")
     assert rig.sink.children == [(pid, 255 << 8)]
