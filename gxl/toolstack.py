@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 from gxl.arguments import check_config, check_domid, check_fd, check_image, check_timeout, check_user, check_vdev
 from gxl.building import Build, End
-from gxl.errors import MisuseError
+from gxl.errors import GxlError, MisuseError
 from gxl.events import DomainCreateConsoleAvailable, OperationComplete
 from gxl.interfaces import AsyncHow, NewDomain
 from gxl.operations import Operation
@@ -113,6 +114,8 @@ def _await(operation: Operation, terms: Terms) -> Operation:
         try:
             operation.wait(terms.timeout)
         except BaseException:
-            operation.abort()
+            # Why the caller leaves matters more than that libxl can't be asked to stop.
+            with contextlib.suppress(GxlError):
+                operation.abort()
             raise
     return operation
