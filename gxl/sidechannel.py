@@ -22,6 +22,10 @@ from gxl.xenstore import Client, ProtocolError, Request, WatchEvent
 # /dev/xen/xenbus has no end of file: a daemon that is gone just never answers.
 PING_INTERVAL = 30.0
 
+# How much is read in one turn of the loop, and how many such slices may follow one another before they are acted upon.
+_SLICE = 65536
+_LONGEST_BURST = 64
+
 _INTRODUCE = b"@introduceDomain"
 _TOKEN = b"gxl"
 
@@ -46,6 +50,7 @@ class SideChannel:
         self._expected: dict[Request, Callable[[str | None], object]] = {}
         self._ping: Request | None = None
         self._changed = False
+        self._slices = 0
         self._failure = ""
         self._fd = connection.fileno()
         self._events = select.POLLIN
@@ -66,8 +71,10 @@ class SideChannel:
     def ready(self) -> None:
         """The fd is readable or writable."""
         self._read()
-        changed, self._changed = self._changed, False
-        if changed:
+        # One look at the domains answers for all that is known by now: a burst of new ones is read to its end first.
+        if self._changed and self._slices in (0, _LONGEST_BURST):
+            self._changed = False
+            self._slices = 0
             self._on_introduced()
         if self._failure and self._fd >= 0:
             self._lose(self._failure)
@@ -86,13 +93,15 @@ class SideChannel:
         if self._fd < 0 or self._failure:
             return
         try:
-            data = self._connection.recv(65536)
+            data = self._connection.recv(_SLICE)
         except (BlockingIOError, InterruptedError):
+            self._slices = 0
             self._flush()
             return
         except OSError as error:
             self._failure = f"the connection to xenstored failed: {error}"
             return
+        self._slices = self._slices + 1 if len(data) == _SLICE else 0
         if not data:
             self._failure = "xenstored has closed the connection: it died or was restarted"
             return

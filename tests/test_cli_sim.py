@@ -186,3 +186,11 @@ def test_what_ends_sim_ends_its_command_first(number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.wait(10) == 9
         assert not os.path.exists(process.stdout.readline().strip())
+
+
+def test_a_full_disk_is_said_without_a_traceback(require: Requirements) -> None:
+    require.library("xenlight")
+    run = in_sim("gxl simctl shutdown sim1 crash; gxl watch sim1 --count 1 --timeout 20 >/dev/full", "--domains", "1")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "No space left" in run.stderr

@@ -7,6 +7,7 @@ given by --timeout is over; 130 and 143, ended by SIGINT or SIGTERM.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -125,6 +126,10 @@ def _open() -> Iterator[Context]:
             yield ctx
     except GxlError as error:
         raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read has gone: click ends without a word
+            raise
+        raise click.ClickException(f"the events can't be written: {error.strerror}") from error
 
 
 @contextmanager
