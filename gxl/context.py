@@ -366,7 +366,7 @@ class Context:
         self._pump.forked()
 
     def close(self, timeout: float | None = None) -> None:
-        """Disable all evgens, free libxl's context and let go of the loop. Idempotent; may be called from a callback.
+        """Disable all evgens, free libxl's context and let go of the loop. Repeated, it returns at once; callbacks may.
 
         Whoever waits gets ContextClosed. Events that were not taken are discarded. Operations that are still running
         are aborted, and waited for, cooperatively, for `timeout` seconds (None: as long as it takes); after that the
