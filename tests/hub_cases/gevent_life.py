@@ -197,7 +197,9 @@ def test_a_thousand_that_wait_cost_no_fd_timer_or_thread(rig: BlockingRig) -> No
     waiters = [rig.binding.waiter() for _ in range(1000)]
     greenlets = [gevent.spawn(waiter.wait, None) for waiter in waiters]
     gevent.sleep(0)
-    assert possessions() == before
+    fds, threads = possessions()
+    assert fds <= before[0]
+    assert threads <= before[1]  # one of gevent's pool may have ended meanwhile
     for waiter in waiters:
         waiter.wake()
     gevent.joinall(greenlets, timeout=10)
