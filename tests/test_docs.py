@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
 from click.testing import CliRunner
 from requirements import Requirements
+from worlds import until
 from zope.interface.interface import InterfaceClass
 
 import gxl
@@ -91,8 +93,18 @@ def test_links_within_the_project_lead_somewhere(document: Path) -> None:
 def test_what_the_readme_shows_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with SimHost() as host:
         domid = host.create_domain("web1")
-        monkeypatch.setattr(gxl, "Context", lambda **how: Context(engine=EmbeddedEngine(host), **how))
-        gevent.spawn_later(0.05, host.shutdown_domain, domid, 3)
+        opened: list[Context] = []
+
+        def open_context(**how: Any) -> Context:
+            opened.append(Context(engine=EmbeddedEngine(host), **how))
+            return opened[0]
+
+        def shut_down_what_is_watched() -> None:
+            until(lambda: opened and any(feed.named for feed in opened[0]._pump.feeds._by_token.values()))
+            host.shutdown_domain(domid, 3)
+
+        monkeypatch.setattr(gxl, "Context", open_context)
+        gevent.spawn(shut_down_what_is_watched)
         blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
         assert blocks
         for block in blocks:
