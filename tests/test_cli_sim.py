@@ -194,3 +194,12 @@ def test_a_full_disk_is_said_without_a_traceback(require: Requirements) -> None:
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert "No space left" in run.stderr
+
+
+def test_what_the_user_preloads_stays_preloaded(require: Requirements) -> None:
+    libc = require.library("c")
+    run = gxl("sim", "--", "sh", "-c", "echo $LD_PRELOAD", env=os.environ | {"LD_PRELOAD": libc})
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.strip().split(":")
+    assert "preload" in first
+    assert second == libc

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,13 +20,15 @@ def environment(directory: Path) -> dict[str, str]:
     """The variables that make libxenstore, and libxenctrl through the preloaded library, use the host in `directory`.
 
     LD_PRELOAD matters when a program starts; the others are read when it opens libxl, libxenctrl or libxenstore, so a
-    program that has the library preloaded can move on to another host.
+    program that has the library preloaded can move on to another host. What is preloaded already stays so.
     """
+    library = str(preload.library())
+    others = [other for other in re.split("[: ]", os.environ.get("LD_PRELOAD", "")) if other not in ("", library)]
     return {
         "XENSTORED_RUNDIR": str(directory),
         "XENSTORED_PATH": str(directory / "socket"),
         "GXL_SIM_HYPERCALLS": str(directory / "hypercalls"),
-        "LD_PRELOAD": str(preload.library()),
+        "LD_PRELOAD": ":".join([library, *others]),
     }
 
 
