@@ -14,7 +14,7 @@ import pytest
 from libxl_pump import Hooks, drained, pump
 
 from gxl.engines.libxl import LibxlEngine
-from gxl.engines.libxl.polling import PollSet
+from gxl.engines.libxl.polling import PollSet, timeval
 from gxl.errors import Disaster
 from gxl.events import DomainDeath, DomainShutdown, Event, mask
 from gxl.interfaces import AsyncHow
@@ -165,3 +165,10 @@ def test_false_readiness_and_fds_that_are_gone_are_harmless(engine: LibxlEngine,
     engine.osevent_afterpoll([])
     host.destroy_domain(domid)
     assert engine.event_wait() == DomainDeath(domid)
+
+
+def test_a_moment_keeps_its_microsecond_on_the_way_to_libxl() -> None:
+    # As floats, most of these lie a little below the decimal that they stand for.
+    for microseconds in range(0, 1_000_000, 997):
+        assert timeval(1_795_000_000 + microseconds / 1e6) == (1_795_000_000, microseconds)
+    assert timeval(0) == (0, 0)

@@ -427,3 +427,13 @@ def test_a_compiler_that_fails_is_quoted(
     monkeypatch.setenv("CC", f"{require.program('cc')} -no-such-option")
     with pytest.raises(OSError, match="no-such-option"):
         preload.library(tmp_path)
+
+
+def test_dropping_reaches_connections_that_the_server_has_not_yet_accepted(server: Server) -> None:
+    with RemoteHost(server.directory) as remote:
+        for _ in range(50):
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+                client.settimeout(5)
+                client.connect(str(server.directory / "socket"))
+                remote.drop_connections()
+                assert client.recv(1) == b""

@@ -35,7 +35,7 @@ class Server:
         self._peers: set[_Peer] = set()
         self._blocked: deque[_Peer] = deque()
         self._stopping = False
-        self._listeners: list[socket.socket] = []
+        self._doors: list[tuple[socket.socket, type[_Peer]]] = []
         self._wake.setblocking(False)
         self._watch(self._woken, lambda: self._woken.recv(_CHUNK))
         for name, kind in (("socket", _XenstorePeer), ("hypercalls", _HypercallPeer), ("control", _ControlPeer)):
@@ -44,11 +44,11 @@ class Server:
 
     def _listen(self, path: Path, kind: type[_Peer]) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listeners.append(listener)
         listener.setblocking(False)
         listener.bind(str(path))
         listener.listen(128)
         self._watch(listener, lambda: self._accept(listener, kind))
+        self._doors.append((listener, kind))
 
     def _furnish(self) -> None:
         """Make what the preloaded library puts in place of the machine's own files.
@@ -67,19 +67,26 @@ class Server:
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, lambda events: ready())
 
-    def _accept(self, listener: socket.socket, kind: type[_Peer]) -> None:
+    def let_in(self) -> None:
+        """Accept whoever has connected by now: to a client, its connection exists since connect(2) returned."""
+        for listener, kind in self._doors:
+            while self._accept(listener, kind):
+                pass
+
+    def _accept(self, listener: socket.socket, kind: type[_Peer]) -> bool:
         try:
             sock, _ = listener.accept()
         except OSError:
-            # The client has gone again, or this process has no fd left; either way there is nobody to tell.
-            return
+            # Nobody is there, or not any more, or this process has no fd left; either way there is nobody to tell.
+            return False
         sock.setblocking(False)
         peer = kind(self, sock)
         if peer.refused:
             sock.close()
-            return
-        self._peers.add(peer)
-        self._selector.register(sock, selectors.EVENT_READ, peer.ready)
+        else:
+            self._peers.add(peer)
+            self._selector.register(sock, selectors.EVENT_READ, peer.ready)
+        return True
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -127,7 +134,7 @@ class Server:
         """Hang up on every client. The host stays as it is."""
         for peer in list(self._peers):
             peer.gone()
-        for sock in (*self._listeners, self._wake, self._woken):
+        for sock in (*(listener for listener, _ in self._doors), self._wake, self._woken):
             sock.close()
         self._selector.close()
 
@@ -242,6 +249,8 @@ class _ControlPeer(_Peer):
         self._incoming += data
         *lines, rest = self._incoming.split(b"\n")
         self._incoming = rest
+        if lines:
+            self.server.let_in()
         for line in lines:
             self.send(control.call(self.server, self._blocks, bytes(line)))
         if len(rest) > control.LINE_MAX:

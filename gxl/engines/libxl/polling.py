@@ -8,7 +8,6 @@ events that another thread's call has queued and fds that another thread's call 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -35,8 +34,8 @@ def timeval(now: float | None) -> tuple[int, int]:
         raise TypeError(f"now must be seconds since the epoch or None, not {now!r}")
     elif not 0 <= now < 2**62:
         raise ValueError(f"now must be seconds since the epoch, not {now!r}")
-    fraction, seconds = math.modf(now)
-    return int(seconds), int(fraction * 1_000_000)
+    # Rounded, not cut off: a deadline that libxl named as a timeval must come back as the same one.
+    return divmod(round(now * 1_000_000), 1_000_000)
 
 
 class PollSet:
