@@ -84,6 +84,7 @@ class Build:
         self._received = b""
         self._result: tuple[int, str, int | None] | None = None
         self._why = ""
+        self._killed = False
         request = {
             "engine": pump.engine.builder,
             "config": json.dumps(config),
@@ -137,6 +138,14 @@ class Build:
         self._listen()
         silence = time.monotonic() - self._heard
         if silence >= SILENCE_SECONDS:
+            if self._killed:
+                # The kernel holds it, in a hypercall perhaps. Whoever waits must not be held as well.
+                self._forget()
+                self._on_end(
+                    Fail.code, f"process {self._pid} is stuck and can't be killed; what it left is there", None
+                )
+                return
+            self._killed = True
             self._why = self._why or f"was killed, since it had been stuck for {silence:.0f} s"
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._timer = self._hooks.timeout_register(time.time() + SILENCE_SECONDS, self)
@@ -184,20 +193,23 @@ class Build:
                 return
             exited = result.si_code == os.CLD_EXITED
             how = f"{'exited with' if exited else 'was killed by signal'} {result.si_status}"
-        self._pump.builds.pop(self)
-        self._hooks.fd_deregister(self._channel.fileno(), self._channel_watch)
-        self._hooks.fd_deregister(self._pidfd, self._pidfd_watch)
-        self._channel.close()
-        posix.close(self._pidfd)
+        self._forget()
         self._hooks.timeout_modify(self._timer, 0)
-        if self._stream is not None:
-            self._stream.give_back()
         if self._result is not None:
             for other in self._pump.builds:
                 other.leave_alone(self._result[2])
             self._on_end(*self._result)
         else:
             self._clean_up(f"the process that was to build the domain {self._why or how}")
+
+    def _forget(self) -> None:
+        self._pump.builds.pop(self)
+        self._hooks.fd_deregister(self._channel.fileno(), self._channel_watch)
+        self._hooks.fd_deregister(self._pidfd, self._pidfd_watch)
+        self._channel.close()
+        posix.close(self._pidfd)
+        if self._stream is not None:
+            self._stream.give_back()
 
     def _clean_up(self, why: str) -> None:
         """It has left the domain unfinished, perhaps: whatever has its UUID now, and was not there before."""
