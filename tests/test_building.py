@@ -597,7 +597,7 @@ def test_a_log_handler_that_blocks_does_not_hide_that_what_was_left_can_not_be_d
     apart.host.fail_next("destroydomain", 16)
     os.kill(only_build(ctx)._pid, signal.SIGKILL)
     # gevent's loop may have taken its exit status by then.
-    with pytest.raises(Fail, match="killed by signal 9|ended"):
+    with pytest.raises(Fail, match=r"killed by signal 9|ended"):
         operation.wait(20)
 
 
