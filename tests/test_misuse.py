@@ -234,8 +234,8 @@ def test_libxl_is_told_of_a_fork_in_the_child(world: World) -> None:
 
 def test_a_close_that_is_killed_abandons_the_context_and_says_why(world: World) -> None:
     ctx = world.open()
-    # Nobody but who started it can abort it, so that close() waits.
-    ctx.engine.domain_shutdown(world.host.create_domain(), gxl.AsyncHow(for_event=1))
+    # A paused guest does not answer, and nobody but who asked it can abort that: so close() waits.
+    ctx.engine.domain_shutdown(world.host.create_domain(paused=True), gxl.AsyncHow(for_event=1))
     closing = gevent.spawn(ctx.close)
     settle()
     assert not closing.ready()
