@@ -185,7 +185,7 @@ def test_a_log_handler_that_raises_keeps_no_operation_from_its_end(
 
     ctx = world.open()
     with slow_handler(f"gxl.{ctx.engine.name}", broken):
-        operation = ctx.domain_shutdown(world.host.create_domain(), wait=False)
+        operation = ctx.domain_shutdown(world.host.create_domain(paused=True), wait=False)
         operation.abort()  # which logs an error, and ends it
         with pytest.raises(gxl.LibxlError):
             operation.wait(timeout=5)
