@@ -28,6 +28,9 @@ class Hub:
 
 def fails():
     raise OSError("no such loop here")
+
+def exits():
+    raise SystemExit("a tide table is needed")
 """
 
 
@@ -109,6 +112,7 @@ def test_a_name_is_a_str(name: object) -> None:
         ("no_such_module:Hub", "ModuleNotFoundError.*no_such_module"),
         ("tidal_loop:Missing", "AttributeError.*Missing"),
         ("tidal_loop:fails", "OSError: no such loop here"),
+        ("tidal_loop:exits", "SystemExit: a tide table is needed"),
         ("tidal_loop:PLUGIN", "AttributeError|TypeError"),
         ("builtins:object", "IHub"),
     ],

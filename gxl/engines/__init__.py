@@ -42,7 +42,7 @@ def choose(name: str | None = None) -> Callable[[], IEngine]:
     module, _, attribute = engines[name].partition(":")
     try:
         factory: Callable[[], IEngine] = getattr(import_module(module), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EngineUnavailable(
             f"The engine {name!r} can't be loaded.", ((engines[name], f"{type(error).__name__}: {error}"),)
         ) from error

@@ -116,7 +116,7 @@ def _load(name: str) -> IHub:
     try:
         hub: IHub = provider.load()()
         verifyObject(IHub, hub)  # which reads its attributes, too
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HubUnavailable(
             f"the hub provider {name!r} ({provider.value}, from {_origin(provider)}) can't be used: "
             f"{type(error).__name__}: {error}"
