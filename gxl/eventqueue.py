@@ -40,8 +40,6 @@ class _Lane:
         place = bisect_left(self.seqs, seq)
         if self.seqs[place] != seq:
             self.seqs.insert(place, seq)
-            if place < self.head:
-                self.head += 1
         self.head = min(self.head, place)
 
     def drop(self, events: dict[int, Event]) -> None:

@@ -29,6 +29,7 @@ _ROOMS = (
     *("callbacks", "children", "deaths", "ejects", "hooks", "lifecycle", "operations", "polling", "queue", "rig"),
     *("processes", "sigchld", "timeouts"),
 )
+# Before they are imported: pytest then says what a failed assertion of theirs compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
 from gxl.testing.engines import (  # noqa: E402
