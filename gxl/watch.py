@@ -137,9 +137,10 @@ class Watcher:
             self._alive -= 1
         if self._typemask is None or self._typemask >> event.type & 1:
             self._put(event)
+            self._waiters.wake_one()
         if self._alive == 0:
             self._over = True
-        self._waiters.wake()
+            self._waiters.wake()
 
     def _put(self, event: Event) -> None:
         queue = self._queue

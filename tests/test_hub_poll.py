@@ -99,6 +99,35 @@ def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, monke
     assert isinstance(pumping.outcome, gxl.ContextClosed)
 
 
+def test_an_event_of_a_watcher_wakes_one_of_the_threads_that_share_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[threading.Thread] = []
+    sleep = poll._Waiter.sleep
+
+    def noting(waiter: Any, seconds: float | None) -> None:
+        sleep(waiter, seconds)
+        woken.append(threading.current_thread())
+
+    monkeypatch.setattr(poll._Waiter, "sleep", noting)
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(5)]
+    watcher = ctx.watch(*domids)
+    pumping = Thread(ctx.event_wait, user=77)
+    until(lambda: parked(ctx) == 1)
+    threads = []
+    for count in range(2, 7):
+        threads.append(Thread(next, watcher))
+        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]
+    for thread, domid in zip(threads[:4], domids, strict=False):
+        world.host.destroy_domain(domid)
+        assert thread.outcome.domid == domid
+    assert woken == threads[:4]
+    ctx.close()
+    assert isinstance(threads[4].outcome, gxl.ContextClosed)
+    assert isinstance(pumping.outcome, gxl.ContextClosed)
+
+
 def test_the_thread_that_leaves_hands_the_pumping_on(world: World) -> None:
     ctx = world.open()
     domids = [world.host.create_domain() for _ in range(5)]

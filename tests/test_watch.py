@@ -125,6 +125,17 @@ def test_a_killed_reader_takes_nothing_with_it(world: World) -> None:
     assert [type(event) for event in watcher] == [DomainDeath]
 
 
+def test_a_reader_that_is_killed_when_it_was_woken_leaves_its_event_to_the_next(world: World) -> None:
+    ctx = world.open()
+    watcher = ctx.watch(world.host.create_domain(), world.host.create_domain())
+    readers = [gevent.spawn(next, watcher) for _ in range(2)]
+    settle()
+    event = DomainDeath(1)
+    readers[0].kill(block=False)
+    watcher._take(event)  # which wakes the first; it dies before it has run
+    assert outcome(readers[1]) is event
+
+
 @pytest.mark.parametrize(
     ("arguments", "how", "error"),
     [
