@@ -7,12 +7,12 @@ import ctypes
 import ctypes.util
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 
 import gevent
 import pytest
+from leaks import Ledger, held
 from preloading import preload_once, why_not
 from requirements import Requirements
 from worlds import World
@@ -87,20 +87,6 @@ def unowned_sigchld() -> Iterator[None]:
     libc.sigaction(signal.SIGCHLD, before, None)
 
 
-def _possessions() -> dict[str, str]:
-    """This process's open fds and native threads, with what each is."""
-    held = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            held[f"fd {fd}"] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:  # the fd that listed the directory
-            continue
-    names = {str(thread.native_id): thread.name for thread in threading.enumerate()}
-    for task in os.listdir("/proc/self/task"):
-        held[f"thread {task}"] = names.get(task, "not Python's")
-    return held
-
-
 @pytest.fixture
 def leaves_nothing() -> Iterator[None]:
     """Fails a test that ends with fds or threads that it did not begin with.
@@ -109,11 +95,28 @@ def leaves_nothing() -> Iterator[None]:
     """
     # A hub keeps the fds that it opens when it is first used.
     gevent.sleep(0)
-    before = _possessions()
+    before = held()
     yield
     # In a patched process os.close only notes the fd; the hub closes it after it has slept.
     gevent.sleep(0.01)
-    left = {what: name for what, name in _possessions().items() if before.get(what) != name}
+    left = {what: name for what, name in held().items() if before.get(what) != name}
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def sealed(world: World) -> Iterator[Ledger]:
+    """Fails a test after which something is left that `world` opened: fds, threads, children, greenlets, watchers.
+
+    Contexts that the test left open are closed first. What a first Context makes for good is made before.
+    """
+    first = world.open()
+    domid = world.host.create_domain()
+    first.domain_destroy(domid)  # from the first child on, the loop handles SIGCHLD
+    world.close()
+    ledger = Ledger()
+    yield ledger
+    world.close()
+    left = ledger.surplus()
     assert not left, f"left behind: {left}"
 
 

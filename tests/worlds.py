@@ -57,8 +57,8 @@ class World:
 
     def close(self) -> None:
         """Close what was opened."""
-        for ctx in self.contexts:
-            ctx.close(timeout=5)
+        while self.contexts:
+            self.contexts.pop().close(timeout=5)
 
 
 def settle(turns: int = 5) -> None:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fault: the Context is closed under those who use it, at each point where one of them waits, and in every callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from interruptions import check_nothing_parked, play, strikes
+from leaks import Ledger
+from scenes import SCENES, Play
+from worlds import World, outcome, until
+from zope.interface import implementer
+
+import gxl
+from gxl.interfaces import IEventHooks
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_a_close_ends_every_wait_and_frees_the_context(world: World, sealed: Ledger, scene: Play) -> None:
+    for strike in strikes():
+        ctx = world.open()
+        closings: list[Any] = []
+
+        def close(victim: object, ctx: gxl.Context = ctx, closings: list[Any] = closings) -> None:
+            closings.append(gevent.spawn(ctx.close, 10))
+
+        came_to = play(scene(world, ctx), strike, close)
+        assert not isinstance(came_to, BaseException) or isinstance(came_to, gxl.GxlError), repr(came_to)
+        assert [outcome(closing) for closing in closings] == [None] * len(closings)
+        assert ctx._pump.freed == bool(closings)
+        assert not ctx._pump.abandoned
+        check_nothing_parked(ctx)
+        ctx.close()
+        world.contexts.remove(ctx)
+
+
+@implementer(IEventHooks)
+class Hooks:
+    event_occurs_mask = 0
+    event_occurs: Any = None
+    disaster: Any = None
+
+
+def _in_event_occurs(world: World, ctx: gxl.Context, close: Callable[..., Any]) -> None:
+    hooks = Hooks()
+    hooks.event_occurs_mask, hooks.event_occurs = gxl.EVENTMASK_ALL, close
+    ctx.event_register_callbacks(hooks)
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    world.host.destroy_domain(domid)
+
+
+def _in_disaster(world: World, ctx: gxl.Context, close: Callable[..., Any]) -> None:
+    hooks = Hooks()
+    hooks.disaster = close
+    ctx.event_register_callbacks(hooks)
+    world.host.drop_connections()
+
+
+def _in_a_link(world: World, ctx: gxl.Context, close: Callable[..., Any]) -> None:
+    # Links run in the loop, where a close that has to wait can't be.
+    operation = ctx.domain_pause(world.host.create_domain(), wait=False)
+    operation.rawlink(lambda _: close())
+
+
+def _in_a_greenlet_that_shares_the_turn(world: World, ctx: gxl.Context, close: Callable[..., Any]) -> None:
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    waiting = gevent.spawn(ctx.event_wait)
+    waiting.link(lambda _: close())
+    gevent.sleep(0)
+    world.host.destroy_domain(domid)
+
+
+PLACES = [_in_event_occurs, _in_disaster, _in_a_link, _in_a_greenlet_that_shares_the_turn]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__.removeprefix("_"))
+def test_a_callback_may_close(world: World, sealed: Ledger, place: Callable[..., None]) -> None:
+    ctx = world.open()
+    closed: list[Any] = []
+
+    def close(*_: object) -> None:
+        ctx.close(5)
+        closed.append(ctx._pump.freed)
+
+    place(world, ctx, close)
+    until(lambda: closed)
+    assert closed == [True]
+
+
+def test_a_predicate_may_close(world: World, sealed: Ledger) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+
+    def close(event: gxl.Event) -> bool:
+        ctx.close()
+        return True
+
+    waiting = gevent.spawn(ctx.event_wait, gxl.EVENTMASK_ALL, close)
+    gevent.sleep(0)
+    world.host.destroy_domain(domid)
+    assert isinstance(outcome(waiting), (gxl.ContextClosed, gxl.DomainDeath))
+    assert ctx._pump.freed
