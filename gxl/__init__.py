@@ -30,6 +30,7 @@ from gxl.events import (
     mask,
 )
 from gxl.interfaces import AsyncHow, SigchldOwner
+from gxl.metrics import Metrics
 from gxl.operations import Operation
 from gxl.simhost import SimHost
 
@@ -49,6 +50,7 @@ __all__ = [
     "ShutdownReason",
     "EVENTMASK_ALL",
     "mask",
+    "Metrics",
     "AsyncHow",
     "Operation",
     "SigchldOwner",

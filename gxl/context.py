@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from gxl.expect import Expectation
 from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
+from gxl.metrics import Metrics, snapshot
 from gxl.operations import Operation
 from gxl.pump import Pump
 from gxl.toolstack import Terms
@@ -356,6 +356,10 @@ class Context:
         """How many events have arrived and wait to be taken."""
         return len(self._pump.mailbox)
 
+    def metrics(self) -> Metrics:
+        """What there is to count, as it is now. May be called after close(), and from any thread."""
+        return snapshot(self._pump)
+
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
@@ -404,14 +408,10 @@ class Context:
         self._enter()
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -29,6 +29,7 @@ from gxl.arguments import devid
 from gxl.errors import DomainNotFound, LibxlError
 from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, ShutdownReason
 from gxl.interfaces import DomainInfo, IEngine, IEvgen
+from gxl.metrics import Counters
 from gxl.sidechannel import SideChannel
 
 Sink = Callable[[Event], object]
@@ -138,7 +139,9 @@ class Feeds:
         lock: AbstractContextManager[object],
         check_caller: Callable[[], object],
         log: Callable[..., object],
+        counters: Counters,
     ) -> None:
+        self._counters = counters
         self.lock = lock
         self.check_caller = check_caller
         self._log = log
@@ -201,6 +204,11 @@ class Feeds:
         evgen._feed = feed
         feed.members[evgen] = None
         return evgen
+
+    def live(self) -> tuple[int, int]:
+        """How many evgens of the application's there are, and how many of the engine's feed them."""
+        feeds = self._by_token.values()
+        return sum(len(feed.members) for feed in feeds), len(feeds)
 
     def made(self, evgen: Evgen) -> bool:
         """Whether `evgen` came from here."""
@@ -353,6 +361,7 @@ class Feeds:
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
         """A copy of `event` with the next seq, as this context delivers it."""
+        self._counters.events[event.type] += 1
         return event.stamped(uuid, user, next(self._seqs), time.time(), name)
 
     def _open_domain(self, info: DomainInfo) -> _DomainFeed:

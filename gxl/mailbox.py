@@ -13,6 +13,7 @@ and may call back into the context.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -20,6 +21,7 @@ from gxl.errors import WaitTimeout
 from gxl.eventqueue import EventQueue
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.interfaces import IWaiter, Predicate
+from gxl.metrics import Counters
 from gxl.waiting import awaitable
 
 _Key = tuple[int | None, int | None]
@@ -55,10 +57,16 @@ class Mailbox:
     """A queue of stamped events and its waiters."""
 
     def __init__(
-        self, make_waiter: Callable[[], IWaiter], no_switch: Callable[[], AbstractContextManager[object]]
+        self,
+        make_waiter: Callable[[], IWaiter],
+        no_switch: Callable[[], AbstractContextManager[object]],
+        counters: Counters,
+        log: Callable[..., object],
     ) -> None:
         self._make_waiter = make_waiter
         self._no_switch = no_switch
+        self._counters = counters
+        self._log = log
         self._queue = EventQueue()
         self._buckets: dict[_Key, dict[int, _Bucket]] = {}
         self._serials = itertools.count(1)
@@ -163,6 +171,14 @@ class Mailbox:
     def _enqueue(self, event: Event) -> None:
         assert event.seq is not None
         self._queue.put_back(event.seq, event)
+        depth = len(self._queue)
+        counters = self._counters
+        if depth > counters.queue_high_water:
+            counters.queue_high_water = depth
+            if depth >= counters.queue_warning:
+                counters.queue_warning = 2 * depth
+                warning = "%d events wait in the Context's queue, which has no bound: is anybody taking them off it?"
+                self._log(logging.WARNING, warning, depth)
 
     def _first_taker(self, event: Event) -> _Parked | None:
         matching = list(self._matching(event))

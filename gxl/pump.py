@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from zope.interface import implementer
@@ -41,6 +42,7 @@ from gxl.interfaces import (
     IStoreConnection,
 )
 from gxl.mailbox import Mailbox
+from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.sidechannel import SideChannel
 
@@ -81,7 +83,9 @@ class Pump:
     """One engine at one hub."""
 
     def __init__(self, engine: IEngine, hub: IHub) -> None:
+        self.counters = Counters()
         self._incoming: deque[Event | Disaster | Callable[[], object]] = deque()
+        self._oldest = 0.0
         self._scheduled = False
         self._inside = False
         self._progress: list[Callable[[], object]] = []
@@ -98,26 +102,30 @@ class Pump:
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self._coroutines = ICoroutineBinding(self.binding, None)
-        self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch)
+        self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
         claimed: IEngine | None = None
         try:
             self.engine: IEngine = engine.claim(self.binding.no_switch, self.aside)
             claimed = self.engine
             hooks = self.binding.osevent
             if hooks is not None:
+                hooks = CountedHooks(hooks, self.counters)
                 self.engine.osevent_register_hooks(hooks)
             else:
                 binding = IPolledBinding(self.binding)
                 self.lock = binding.lock
-                hooks = Polling(self)
-                binding.poll_for(hooks)
+                polling = Polling(self)
+                binding.poll_for(polling)
+                hooks = CountedHooks(polling, self.counters)
             # What else is watched, apart from the engine, is watched by the same.
             self.hooks: IOSEventHooks = hooks
             if self.binding.childproc is not None:
                 self.engine.childproc_setmode(self.binding.childproc)
             self.engine.event_register_callbacks(_Collector(self.arrived))
             self.side = SideChannel(self._connect(), hooks, self._store_lost, self._introduced, self.binding.call_soon)
-            self.feeds = Feeds(self.engine, self.side, self.drain, self.lock, self.check_caller, self.log)
+            self.feeds = Feeds(
+                self.engine, self.side, self.drain, self.lock, self.check_caller, self.log, self.counters
+            )
             self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
             if claimed is not None:
@@ -137,6 +145,7 @@ class Pump:
 
     def timeout_due(self, for_libxl: object) -> None:
         """IEventSink: a timeout is due."""
+        self.counters.timeouts -= 1
         if for_libxl is self.side:
             self._turn(self.side.ping)
         elif isinstance(for_libxl, Build):
@@ -189,6 +198,7 @@ class Pump:
     def _turn(self, call: Callable[..., object], *args: object) -> None:
         if self.freed:
             return
+        started = perf_counter()
         self._inside = True
         try:
             call(*args)
@@ -199,6 +209,7 @@ class Pump:
         self.drain()
         for wake in list(self._progress):
             wake()
+        self.counters.turned(perf_counter() - started)
 
     def accept(self, event: Event) -> None:
         """The Context's own sink: to the application's callback, a waiter, or the queue."""
@@ -208,6 +219,8 @@ class Pump:
     def drain(self) -> None:
         """Deliver what the engine has reported. Never from inside an engine call."""
         incoming = self._incoming
+        if incoming:
+            self.counters.lagged(perf_counter() - self._oldest)
         while incoming:
             arrival = incoming.popleft()
             try:
@@ -239,6 +252,7 @@ class Pump:
     def abandon(self) -> None:
         """Stop watching without freeing: what libxl holds stays held until the process ends."""
         self.abandoned = True
+        self.counters.abandoned += 1
         _abandoned.append(self)
         self._let_go()
 
@@ -259,6 +273,8 @@ class Pump:
 
     def arrived(self, arrival: Event | Disaster | Callable[[], object]) -> None:
         """Note something that was found inside the engine, to be dealt with outside it. Never switches or raises."""
+        if not self._incoming:
+            self._oldest = perf_counter()
         self._incoming.append(arrival)
         if not self._inside and not self._scheduled:
             self._scheduled = True
@@ -273,9 +289,11 @@ class Pump:
             self._die(disaster)
         elif disaster.type:
             self._tell(disaster, 1 << disaster.type, closing=False)
-        elif not self.callbacks.disaster(disaster):
+        else:
             # Such as a child that somebody else reaped: the operation that it belonged to fails by itself.
-            self.log(logging.CRITICAL, "%s", disaster)
+            self.counters.disasters += 1
+            if not self.callbacks.disaster(disaster):
+                self.log(logging.CRITICAL, "%s", disaster)
 
     def _die(self, disaster: Disaster) -> None:
         if self.dead is not None:
@@ -287,6 +305,7 @@ class Pump:
             self.abandon()
 
     def _tell(self, disaster: Disaster, typemask: int, closing: bool) -> None:
+        self.counters.disasters += 1
         self.log(logging.CRITICAL, "%s", disaster)
         waiters = self.mailbox.fail(disaster.again, typemask, closing)
         if not self.callbacks.disaster(disaster) and not waiters:

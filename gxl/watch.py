@@ -149,6 +149,7 @@ class Watcher:
             queue.append(event)
             return
         self.lost += 1
+        self._pump.counters.lost += 1
         if not self._keep_new:
             last = queue[-1]
             if not isinstance(last, _Gap):

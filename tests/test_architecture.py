@@ -19,7 +19,7 @@ LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.fo
 CONTEXT = (
     *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
     *("gxl.operations", "gxl.expect", "gxl.watch", "gxl.following", "gxl.waiting"),
-    *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling"),
+    *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics"),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 # A room is a module, or a package with all that is in it; the nearest entry counts. It may import itself and these. A
@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.hubhooks": LEAVES,
     **dict.fromkeys(CONTEXT, (*LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.xenstore", "gxl.eventqueue", "gxl.builder")),
     "gxl.builder": (*LEAVES, "gxl.engines="),
+    "gxl.prometheus": ("gxl.context", "gxl.events"),
     "gxl.testing": ("gxl",),
     "gxl.cli": ("gxl=", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost"),
     "gxl.__main__": ("gxl.cli",),
@@ -51,6 +52,7 @@ STRANGERS = {
     "greenlet": "gxl.hubhooks.gevent",
     "asyncio": "gxl.hubhooks.asyncio",
     "click": "gxl.cli",
+    "prometheus_client": "gxl.prometheus",
     "pytest": "gxl.testing",
     "hypothesis": "gxl.testing",
     "ctypes": None,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -18,6 +19,7 @@ from gxl import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, OperationComp
 from gxl.hubhooks import choose
 from gxl.interfaces import IEventSink
 from gxl.mailbox import Mailbox
+from gxl.metrics import Counters
 
 
 @implementer(IEventSink)
@@ -32,7 +34,7 @@ class Nobody:
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
     binding = choose("gevent").attach(Nobody())
-    yield Mailbox(binding.waiter, binding.no_switch)
+    yield Mailbox(binding.waiter, binding.no_switch, Counters(), logging.log)
     binding.close()
 
 
