@@ -18,7 +18,7 @@ from worlds import until
 from zope.interface.interface import InterfaceClass
 
 import gxl
-from gxl import Context, SimHost, cli
+from gxl import Context, SimHost, cli, interfaces
 from gxl.engines.embedded import EmbeddedEngine
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +88,18 @@ def test_a_symbol_is_proved_where_the_header_map_says(symbol: str) -> None:
 def test_links_within_the_project_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    generated = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", pages, re.MULTILINE))
+    errors = {f"gxl.{name}" for name in gxl.__all__ if hasattr(gxl.errors, name)}
+    contract = {
+        f"gxl.interfaces.{name}" for name, found in vars(interfaces).items() if isinstance(found, InterfaceClass)
+    }
+    wanted = {f"gxl.{name}" for name in gxl.__all__} - errors | contract - {"gxl.interfaces.Interface"}
+    assert "gxl.errors" in generated, "the whole module"
+    assert not wanted - generated
 
 
 def test_what_the_readme_shows_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
