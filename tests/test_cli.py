@@ -17,10 +17,11 @@ import gevent
 import pytest
 from click.testing import CliRunner, Result
 from requirements import Requirements
-from worlds import World
+from worlds import World, until
 
 import gxl
 from gxl import cli
+from gxl.cli import session
 from gxl.events import from_json
 from gxl.simhost.remote import RemoteHost
 
@@ -31,13 +32,23 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `gxl …` on the world's host, in the main greenlet: others live on meanwhile."""
-    monkeypatch.setattr(cli, "Context", lambda: gxl.Context(engine=world.engine(), hub="gevent"))
+    monkeypatch.setattr(session, "Context", lambda: world.open())
 
     def run(*args: object) -> Result:
         with gevent.Timeout(10):
             return CliRunner().invoke(cli.main, [str(arg) for arg in args])
 
     return run
+
+
+def when_watching(world: World, act: Callable[..., object], *args: object) -> None:
+    """Do this as soon as a command has been told what it watches."""
+
+    def wait() -> None:
+        until(lambda: world.contexts and any(feed.named for feed in world.contexts[-1]._pump.feeds._by_token.values()))
+        act(*args)
+
+    gevent.spawn(wait)
 
 
 def test_watch_prints_a_line_per_event_of_domains_old_and_new(world: World, run: Run) -> None:
@@ -48,7 +59,7 @@ def test_watch_prints_a_line_per_event_of_domains_old_and_new(world: World, run:
         new = world.host.create_domain("new")
         world.host.shutdown_domain(new, 2)
 
-    gevent.spawn_later(0.05, live)
+    when_watching(world, live)
     result = run("watch", "--count", 2)
     assert result.exit_code == 0
     # Two connections to xenstored tell of them, in either order.
@@ -81,7 +92,7 @@ def test_watch_ends_when_the_domains_that_it_was_asked_for_are_gone(world: World
         world.host.destroy_domain(web2)
         world.host.destroy_domain(web1)
 
-    gevent.spawn_later(0.05, die)
+    when_watching(world, die)
     called = {"domid": str(web1), "name": "web1", "uuid": str(uuid), "UUID": str(uuid).upper()}[by]
     result = run("watch", called, "web2", "web2", "--json")
     assert result.exit_code == 0
@@ -103,7 +114,7 @@ def test_watch_names_a_domain_that_is_not_there_and_those_that_are(world: World,
 def test_watch_shows_only_the_types_asked_for(world: World, run: Run) -> None:
     domid = world.host.create_domain("web1")
     world.host.shutdown_domain(domid)
-    gevent.spawn_later(0.05, world.host.destroy_domain, domid)
+    when_watching(world, world.host.destroy_domain, domid)
     result = run("watch", "web1", "--type", "domain_death", "--json")
     assert [from_json(line).type for line in result.stdout.splitlines()] == [gxl.EventType.DOMAIN_DEATH]
 
@@ -135,7 +146,7 @@ def test_a_domains_name_can_not_drive_the_terminal_nor_forge_a_line(world: World
     world.host.write(f"/local/domain/{domid}/name", name)
     result = run("watch", "nobody")
     assert result.stderr.rstrip("\n").isprintable()
-    gevent.spawn_later(0.05, world.host.destroy_domain, domid)
+    when_watching(world, world.host.destroy_domain, domid)
     result = run("watch", domid)
     line = result.stdout.removesuffix("\n")
     assert line.isprintable()
@@ -143,7 +154,8 @@ def test_a_domains_name_can_not_drive_the_terminal_nor_forge_a_line(world: World
 
 
 def test_watch_says_that_xenstored_died(world: World, run: Run) -> None:
-    gevent.spawn_later(0.05, world.host.drop_connections)
+    world.host.create_domain("web1")
+    when_watching(world, world.host.drop_connections)
     result = run("watch")
     assert result.exit_code == 1
     assert "xenstored" in result.stderr
