@@ -82,7 +82,7 @@ class _Builder:
 
     def run(self) -> None:
         threading.Thread(target=self._beat, args=(threading.get_ident(),), daemon=True).start()
-        engine = engines.choose(self._request["engine"])()
+        engine = engines.provide(self._request["engine"])
         engine.event_register_callbacks(_Hooks(self._channel))
         config, console = self._request["config"], self._request["console"]
         try:

@@ -43,10 +43,8 @@ class Context:
 
     def __init__(self, engine: str | IEngine | None = None, hub: str | IHub | None = None) -> None:
         self._closed = True
-        provider = hubhooks.choose(hub) if hub is None or isinstance(hub, str) else IHub(hub)
-        self.engine: IEngine = (
-            engines.choose(engine)() if engine is None or isinstance(engine, str) else IEngine(engine)
-        )
+        provider = hubhooks.provide(hub)
+        self.engine: IEngine = engines.provide(engine)
         """The engine: for asynchronous operations of your own, domain_info and list_domain. It refuses the rest."""
         try:
             self._pump = Pump(self.engine, provider)

@@ -30,6 +30,7 @@ from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, Lib
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
+from gxl.hubhooks import attach
 from gxl.interfaces import (
     ICoroutineBinding,
     IEngine,
@@ -98,7 +99,7 @@ class Pump:
         # Whoever waits apart from the mailbox, to be told when the context ends.
         self.enders: dict[Ender, None] = {}
         self.introduced: list[Callable[[], object]] = []
-        self.binding: IHubBinding = hub.attach(self)
+        self.binding: IHubBinding = attach(hub, self)
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self._coroutines = ICoroutineBinding(self.binding, None)

@@ -9,9 +9,11 @@ import os
 import signal
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import gevent
 import pytest
+from distributions import Install
 from leaks import Ledger, held
 from preloading import preload_once, why_not
 from requirements import Requirements
@@ -73,6 +75,12 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         world = World(served, LibxlEngine, hub)
         yield world
         world.close()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts packages with entry points on the path: install("tidal", "gxl.hubhooks", tidal="tidal_loop:Hub")."""
+    return Install(tmp_path, monkeypatch)
 
 
 @pytest.fixture

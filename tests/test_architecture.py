@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.forking")
+LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.forking", "gxl.plugins")
 # What a Context is made of. Only here do engines and hubs meet, and through their front doors only.
 CONTEXT = (
     *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
@@ -31,10 +31,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.errors": (),
     "gxl.arguments": ("gxl.events",),
     "gxl.forking": (),
+    "gxl.plugins": ("gxl.errors",),
     "gxl.xenstore": (),
     "gxl.eventqueue": LEAVES,
     "gxl.simhost": (*LEAVES, "gxl.xenstore"),
-    "gxl.engines=": LEAVES,
+    "gxl.engines=": (*LEAVES, "gxl.engines.libxl=", "gxl.engines.embedded="),
     "gxl.engines.libxl": (*LEAVES, "gxl.xenstore"),
     "gxl.engines.embedded": (*LEAVES, "gxl.xenstore", "gxl.eventqueue", "gxl.simhost"),
     "gxl.hubhooks": LEAVES,

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
-from typing import Any
 
 import pytest
+from distributions import Install
 
 from gxl import engines
 from gxl.engines.embedded import EmbeddedEngine
@@ -32,34 +31,42 @@ def test_without_a_name_the_environment_decides(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_name_lists_those_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EngineUnavailable, match=r"no engine 'xend' \(asked for\)\. Known are: embedded, .*libxl"):
+    with pytest.raises(EngineUnavailable, match=r"no engine 'xend' \(asked for by name\): known are: embed.*libxl"):
         engines.choose("xend")
     monkeypatch.setenv("GXL_ENGINE", "xend")
-    with pytest.raises(EngineUnavailable, match=r"no engine 'xend' \(\$GXL_ENGINE\)"):
+    with pytest.raises(EngineUnavailable, match=r"no engine 'xend' \(\$GXL_ENGINE names it\)"):
         engines.choose()
     with pytest.raises(TypeError, match="by its name"):
         engines.choose(3)  # type: ignore[arg-type]
 
 
-def test_other_packages_offer_engines_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = [
-        EntryPoint("xapi", "gxl.engines.embedded:EmbeddedEngine", engines.GROUP),
-        EntryPoint("broken", "no_such_module:Engine", engines.GROUP),
-        EntryPoint("empty", "gxl.engines:NoSuchThing", engines.GROUP),
-        EntryPoint("libxl", "no_such_module:Usurper", engines.GROUP),
-    ]
+@pytest.mark.parametrize(
+    ("target", "verb", "reason"),
+    [
+        ("no_such_module:Engine", "loaded", "No module named 'no_such_module'"),
+        ("gxl.engines:NoSuchThing", "loaded", "NoSuchThing"),
+        ("tidal_loop", "opened", "TypeError: 'module' object is not callable"),
+        ("tidal_loop:fails", "opened", "OSError: no such loop here"),
+        ("tidal_loop:exits", "opened", "SystemExit: a tide table is needed"),
+        ("builtins:object", "used", "provides no IEngine"),
+    ],
+)
+def test_a_broken_engine_is_named_and_hurts_nobody_else(target: str, verb: str, reason: str, install: Install) -> None:
+    install("tidal", "gxl.engines", broken=target, sound="gxl.engines.embedded.engine:EmbeddedEngine")
+    with pytest.raises(EngineUnavailable, match=f"engine 'broken' can't be {verb}") as raised:
+        engines.provide("broken")
+    ((what, why),) = raised.value.attempts
+    assert (what, reason in why) == (f"{target}, from tidal", True), why
+    assert engines.choose("sound") is EmbeddedEngine
+    survey = {found.name: found for found in engines.survey("sound")}
+    assert reason in survey["broken"].problem
+    assert (survey["sound"].problem, survey["sound"].chosen) == ("", "asked for by name")
+    assert survey["embedded"].problem == ""
 
-    def entry_points(group: str) -> list[Any]:
-        assert group == "gxl.engines"
-        return offered
 
-    monkeypatch.setattr(engines, "entry_points", entry_points)
-    assert engines.choose("xapi") is EmbeddedEngine
-    assert engines.choose("libxl") is LibxlEngine
-    for name, reason in (("broken", "No module named 'no_such_module'"), ("empty", "NoSuchThing")):
-        with pytest.raises(EngineUnavailable, match=f"engine '{name}' can't be loaded") as raised:
-            engines.choose(name)
-        assert reason in raised.value.attempts[0][1]
+def test_what_is_neither_an_engine_nor_a_name_is_refused() -> None:
+    with pytest.raises(TypeError, match="provides IEngine, not <class"):
+        engines.provide(EmbeddedEngine)  # type: ignore[arg-type]
 
 
 def test_choosing_another_engine_loads_neither_cffi_nor_an_event_loop() -> None:

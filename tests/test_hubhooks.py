@@ -5,33 +5,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from distributions import Install
 from zope.interface.verify import verifyObject
 
 from gxl import hubhooks
 from gxl.errors import GxlError, HubUnavailable
 from gxl.interfaces import IHub
-
-PLUGIN = """
-from zope.interface import implementer
-from gxl.interfaces import IHub
-
-@implementer(IHub)
-class Hub:
-    name = "other"
-    version = "1.0"
-    def attach(self, sink):
-        raise NotImplementedError
-
-def fails():
-    raise OSError("no such loop here")
-
-def exits():
-    raise SystemExit("a tide table is needed")
-"""
+from gxl.plugins import Found
 
 
 @pytest.fixture(autouse=True)
@@ -39,24 +21,7 @@ def nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GXL_HUB", raising=False)
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Installs a distribution "tidal" with these entry points, and the module `tidal_loop`."""
-
-    def install(**providers: str) -> None:
-        metadata = tmp_path / "tidal-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tidal\nVersion: 1.0\n")
-        entries = "".join(f"{name} = {target}\n" for name, target in providers.items())
-        (metadata / "entry_points.txt").write_text(f"[{hubhooks.GROUP}]\n{entries}")
-        (tmp_path / "tidal_loop.py").write_text(PLUGIN)
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "tidal_loop", raising=False)
-
-    return install
-
-
-def found(name: str, asked_for: str | None = None) -> hubhooks.Found:
+def found(name: str, asked_for: str | None = None) -> Found:
     return {entry.name: entry for entry in hubhooks.survey(asked_for)}[name]
 
 
@@ -73,10 +38,8 @@ def test_a_hub_is_chosen_by_its_name() -> None:
     assert hub.name == "gevent"
 
 
-def test_the_environment_decides_where_nobody_asks(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(other="tidal_loop:Hub")
+def test_the_environment_decides_where_nobody_asks(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("tidal", "gxl.hubhooks", other="tidal_loop:Hub")
     monkeypatch.setenv("GXL_HUB", "other")
     assert hubhooks.choose().name == "other"
     assert found("other").chosen == "$GXL_HUB names it"
@@ -89,9 +52,9 @@ def test_the_environment_decides_where_nobody_asks(
 
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(
-    by_environment: bool, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    by_environment: bool, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(other="tidal_loop:Hub")
+    install("tidal", "gxl.hubhooks", other="tidal_loop:Hub")
     if by_environment:
         monkeypatch.setenv("GXL_HUB", "gevnet")
     with pytest.raises(HubUnavailable, match=r"'gevnet'.*asyncio, gevent, other, poll") as caught:
@@ -117,10 +80,8 @@ def test_a_name_is_a_str(name: object) -> None:
         ("builtins:object", "IHub"),
     ],
 )
-def test_a_broken_provider_is_named_and_hurts_nobody_else(
-    target: str, reason: str, install: Callable[..., None]
-) -> None:
-    install(broken=target, other="tidal_loop:Hub")
+def test_a_broken_provider_is_named_and_hurts_nobody_else(target: str, reason: str, install: Install) -> None:
+    install("tidal", "gxl.hubhooks", broken=target, other="tidal_loop:Hub")
     with pytest.raises(HubUnavailable, match=f"'broken' \\({target}, from tidal\\) can't be used.*({reason})"):
         hubhooks.choose("broken")
     assert hubhooks.choose("other").name == "other"
@@ -134,15 +95,6 @@ def test_a_broken_provider_is_named_and_hurts_nobody_else(
     assert survey["poll"].description == "The provider for programs without a loop."
     assert survey["poll"].version.startswith("poll(2)")
     assert (survey["gevent"].problem, survey["gevent"].origin) == ("", "gxl")
-
-
-def test_gxls_own_need_no_metadata_and_keep_their_names(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(gevent="tidal_loop:Hub")
-    assert found("gevent").target == "gxl.hubhooks.gevent:GeventHub"
-    monkeypatch.setattr(hubhooks, "entry_points", lambda group: ())
-    assert hubhooks.choose("gevent").name == "gevent"
 
 
 def test_looking_for_a_hub_imports_no_loop() -> None:
@@ -172,6 +124,23 @@ NO_LOOP = "no event loop was found running: whichever thread waits does the work
 def test_the_running_code_decides_where_nobody_says_anything(before: str, reason: str) -> None:
     program = f"{before}\nfrom gxl import hubhooks\nprint(*[f.chosen for f in hubhooks.survey() if f.chosen])"
     assert run(program) == reason
+
+
+@pytest.mark.parametrize("loop", ["libev-cext", "libev-cffi", "libuv-cffi"])
+def test_a_server_that_was_started_before_the_hub_first_ran_is_work_for_gevent_on_each_loop(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEVENT_LOOP", loop)
+    program = """
+import gevent.server
+from gxl import hubhooks
+gevent.get_hub()
+before = hubhooks._detect()[0]
+server = gevent.server.StreamServer(("127.0.0.1", 0), print)
+server.start()
+print(before, hubhooks._detect()[0])
+"""
+    assert run(program) == "poll gevent"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from gxl import engines, hubhooks
 from gxl.cli.version import own_version
 from gxl.context import Context
 from gxl.errors import GxlError
+from gxl.plugins import unreadable
 
 
 @click.command()
@@ -31,43 +31,21 @@ def doctor(as_json: bool) -> None:
 
 
 def _diagnosis() -> dict[str, Any]:
-    named = os.environ.get("GXL_ENGINE")
-    reason = "$GXL_ENGINE names it" if named else "$GXL_ENGINE is not set, and it is the default"
     report: dict[str, Any] = {
         "gxl": own_version(),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "engines": [_engine(name, reason if name == (named or "libxl") else "") for name in sorted(engines.known())],
-        "hubs": [_hub(found) for found in hubhooks.survey()],
+        "engines": [found._asdict() for found in engines.survey()],
+        "hubs": [found._asdict() for found in hubhooks.survey()],
+        "unreadable": unreadable(),
     }
     try:
         Context().close()
         report["problem"] = ""
-    except GxlError as error:
-        report["problem"] = str(error)
+    except Exception as error:  # a plugin may fail in a way of its own
+        report["problem"] = str(error) if isinstance(error, GxlError) else f"{type(error).__name__}: {error}"
     report["works"] = not report["problem"]
     return report
-
-
-def _engine(name: str, chosen: str) -> dict[str, str]:
-    version = problem = ""
-    try:
-        engine = engines.choose(name)()
-        version = engine.version
-        engine.ctx_free()
-    except GxlError as error:
-        problem = str(error)
-    return {"name": name, "chosen": chosen, "version": version, "problem": problem}
-
-
-def _hub(found: hubhooks.Found) -> dict[str, str]:
-    return {
-        "name": found.name,
-        "chosen": found.chosen,
-        "description": found.description,
-        "version": found.version,
-        "problem": found.problem,
-    }
 
 
 def _in_words(report: dict[str, Any]) -> Iterator[str]:
@@ -76,12 +54,16 @@ def _in_words(report: dict[str, Any]) -> Iterator[str]:
         for part in report[f"{kind}s"]:
             if part["chosen"]:
                 yield f"{kind} {part['name']} is in force: {part['chosen']}"
+            elif part["problem"]:
+                yield f"{kind} {part['name']} is not in force: it can't be used (it comes from {part['origin']})"
             else:
                 yield f"{kind} {part['name']} is not in force: set GXL_{kind.upper()}={part['name']} to use it"
-            for said in (part.get("description"), part["version"]):
+            for said in (part["description"], part["version"]):
                 if said:
                     yield f"    {said}"
             yield from (f"    {line}" for line in part["problem"].splitlines())
+    for name, why in report["unreadable"].items():
+        yield f"what {name} offers is not known, since its entry points can't be read: {why}"
     if report["works"]:
         yield "a Context can be opened"
     elif any(part["problem"] == report["problem"] for part in report["engines"] + report["hubs"]):

@@ -5,24 +5,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points
+from typing import Any
 
-from gxl.errors import EngineUnavailable
+from gxl.errors import EngineUnavailable, GxlError
 from gxl.interfaces import IEngine
+from gxl.plugins import Found, Plugin, Plugins
 
 GROUP = "gxl.engines"
 """The entry point group in which other packages offer engines."""
 
-_OWN = {
-    "libxl": "gxl.engines.libxl:LibxlEngine",
-    "embedded": "gxl.engines.embedded:EmbeddedEngine",
-}
+
+def _libxl() -> Any:
+    from gxl.engines.libxl import LibxlEngine
+
+    return LibxlEngine
 
 
-def known() -> dict[str, str]:
-    """The engines that can be chosen: name → "module:factory". gxl's own need no installed metadata."""
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | _OWN
+def _embedded() -> Any:
+    from gxl.engines.embedded import EmbeddedEngine
+
+    return EmbeddedEngine
+
+
+_plugins = Plugins(
+    GROUP,
+    Plugin("libxl", "gxl.engines.libxl:LibxlEngine", "gxl", _libxl),
+    Plugin("embedded", "gxl.engines.embedded:EmbeddedEngine", "gxl", _embedded),
+)
 
 
 def choose(name: str | None = None) -> Callable[[], IEngine]:
@@ -31,19 +40,70 @@ def choose(name: str | None = None) -> Callable[[], IEngine]:
     Raises EngineUnavailable if there is no engine of that name, or its module can't be imported. Calling the factory
     opens the engine, and raises EngineUnavailable if that can't be done here.
     """
-    source = "asked for"
-    if name is None:
-        name, source = os.environ.get("GXL_ENGINE") or "libxl", "$GXL_ENGINE"
-    if not isinstance(name, str):
+    return _load(_get(name))
+
+
+def provide(engine: str | IEngine | None) -> IEngine:
+    """`engine` itself, if it is one, or a new one of that name, as `choose` has it. TypeError if it is neither."""
+    if engine is None or isinstance(engine, str):
+        return _open(_get(engine))
+    if not IEngine.providedBy(engine):
+        raise TypeError(f"an engine is a name or an object that provides IEngine, not {engine!r}")
+    return engine
+
+
+def survey(name: str | None = None) -> list[Found]:
+    """Every known engine, whether it can be opened here, and which one `choose(name)` takes, and why."""
+
+    def version(plugin: Plugin) -> str:
+        engine = _open(plugin)
+        said = str(engine.version)
+        engine.ctx_free()
+        return said
+
+    wanted, reason = _decide(name)
+    return _plugins.survey(version, wanted, reason)
+
+
+def _decide(name: str | None) -> tuple[str, str]:
+    if name is not None:
+        return name, "asked for by name"
+    if name := os.environ.get("GXL_ENGINE"):
+        return name, "$GXL_ENGINE names it"
+    return "libxl", "$GXL_ENGINE is not set, and it is the default"
+
+
+def _get(name: str | None) -> Plugin:
+    if name is not None and not isinstance(name, str):
         raise TypeError(f"an engine is chosen by its name, not by {name!r}")
-    engines = known()
-    if name not in engines:
-        raise EngineUnavailable(f"There is no engine {name!r} ({source}). Known are: {', '.join(sorted(engines))}.")
-    module, _, attribute = engines[name].partition(":")
+    wanted, reason = _decide(name)
     try:
-        factory: Callable[[], IEngine] = getattr(import_module(module), attribute)
+        return _plugins.get(wanted)
+    except LookupError as error:
+        raise EngineUnavailable(f"there is no engine {wanted!r} ({reason}): {error}") from None
+
+
+def _load(plugin: Plugin) -> Callable[[], IEngine]:
+    try:
+        factory: Callable[[], IEngine] = plugin.load()
     except (Exception, SystemExit) as error:
-        raise EngineUnavailable(
-            f"The engine {name!r} can't be loaded.", ((engines[name], f"{type(error).__name__}: {error}"),)
-        ) from error
+        raise _unusable(plugin, "loaded", error) from error
     return factory
+
+
+def _open(plugin: Plugin) -> IEngine:
+    factory = _load(plugin)
+    try:
+        engine = factory()
+    except GxlError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _unusable(plugin, "opened", error) from error
+    if not IEngine.providedBy(engine):
+        raise _unusable(plugin, "used", TypeError(f"its factory returned {engine!r}, which provides no IEngine"))
+    return engine
+
+
+def _unusable(plugin: Plugin, verb: str, error: BaseException) -> EngineUnavailable:
+    attempt = f"{plugin.target}, from {plugin.origin}", f"{type(error).__name__}: {error}"
+    return EngineUnavailable(f"the engine {plugin.name!r} can't be {verb}", (attempt,))

@@ -2,48 +2,49 @@
 """Finds the hub provider: who owns the event loop.
 
 A provider is a factory of an IHub. Others announce theirs by an entry point in the group `gxl.hubhooks`, whose name is
-the provider's name and whose value is `module:factory`. gxl's own need no metadata, so they are found in a checkout
-and in a frozen application too. Nothing is imported before it has been chosen.
+the provider's name and whose value is `module:factory`. gxl's own need no metadata. Nothing is imported before it has
+been chosen, and what is wrong with a package hurts nobody who does not ask for what it offers.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
-from typing import NamedTuple
+from typing import Any
 
 from zope.interface.verify import verifyObject
 
-from gxl.errors import HubUnavailable
-from gxl.interfaces import IHub
+from gxl.errors import GxlError, HubUnavailable
+from gxl.interfaces import IEventSink, IHub, IHubBinding
+from gxl.plugins import Found, Plugin, Plugins
 
 GROUP = "gxl.hubhooks"
 
-_OWN = (
-    EntryPoint("gevent", "gxl.hubhooks.gevent:GeventHub", GROUP),
-    EntryPoint("asyncio", "gxl.hubhooks.asyncio:AsyncioHub", GROUP),
-    EntryPoint("poll", "gxl.hubhooks.poll:PollHub", GROUP),
+
+def _gevent() -> Any:
+    from gxl.hubhooks.gevent import GeventHub
+
+    return GeventHub
+
+
+def _asyncio() -> Any:
+    from gxl.hubhooks.asyncio import AsyncioHub
+
+    return AsyncioHub
+
+
+def _poll() -> Any:
+    from gxl.hubhooks.poll import PollHub
+
+    return PollHub
+
+
+_plugins = Plugins(
+    GROUP,
+    Plugin("gevent", "gxl.hubhooks.gevent:GeventHub", "gxl", _gevent),
+    Plugin("asyncio", "gxl.hubhooks.asyncio:AsyncioHub", "gxl", _asyncio),
+    Plugin("poll", "gxl.hubhooks.poll:PollHub", "gxl", _poll),
 )
-
-
-class Found(NamedTuple):
-    """What `survey` says of one provider."""
-
-    name: str
-    target: str
-    """`module:factory`."""
-    origin: str
-    """The distribution that brought it."""
-    description: str
-    """The first line of the factory's docstring; empty if it can't be loaded."""
-    version: str
-    """What the provider says of itself; empty if it can't be loaded."""
-    chosen: str
-    """Why `choose` takes it; empty if it does not."""
-    problem: str
-    """Why it can't be used; empty if it can."""
 
 
 def choose(name: str | None = None) -> IHub:
@@ -54,33 +55,39 @@ def choose(name: str | None = None) -> IHub:
     """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"a hub's name must be a str, not {name!r}")
-    return _load(_decide(name)[0])
+    name = _decide(name)[0]
+    try:
+        return _open(_plugins.get(name))
+    except LookupError as error:
+        raise HubUnavailable(f"there is no hub provider {name!r}: {error}") from None
+
+
+def provide(hub: str | IHub | None) -> IHub:
+    """`hub` itself, if it is one, or the one that `choose` takes. TypeError if it is neither a hub nor a name."""
+    if hub is None or isinstance(hub, str):
+        return choose(hub)
+    if not IHub.providedBy(hub):
+        raise TypeError(f"a hub is a provider's name or an object that provides IHub, not {hub!r}")
+    return hub
+
+
+def attach(hub: IHub, sink: IEventSink) -> IHubBinding:
+    """`hub.attach(sink)`, with an error that names the provider if it fails in a way of its own."""
+    try:
+        binding = hub.attach(sink)
+    except GxlError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise HubUnavailable(f"the hub {hub.name!r} can't be used here: {type(error).__name__}: {error}") from error
+    if not IHubBinding.providedBy(binding):
+        raise HubUnavailable(f"the hub {hub.name!r} can't be used: its attach() returned {binding!r}, no IHubBinding")
+    return binding
 
 
 def survey(name: str | None = None) -> list[Found]:
     """Every known provider, whether it is usable, and which one `choose(name)` takes, and why. Imports all of them."""
     wanted, reason = _decide(name)
-    report = []
-    for provider in _known().values():
-        description = version = problem = ""
-        try:
-            version = _load(provider.name).version
-            description = (inspect.getdoc(provider.load()) or "").partition("\n")[0]
-        except HubUnavailable as error:
-            problem = str(error)
-        chosen = reason if provider.name == wanted else ""
-        report.append(Found(provider.name, provider.value, _origin(provider), description, version, chosen, problem))
-    return report
-
-
-def _known() -> dict[str, EntryPoint]:
-    known = {provider.name: provider for provider in entry_points(group=GROUP)}
-    known.update((provider.name, provider) for provider in _OWN)
-    return dict(sorted(known.items()))
-
-
-def _origin(provider: EntryPoint) -> str:
-    return provider.dist.name if provider.dist is not None else "gxl"
+    return _plugins.survey(lambda plugin: str(_open(plugin).version), wanted, reason)
 
 
 def _decide(name: str | None) -> tuple[str, str]:
@@ -103,22 +110,22 @@ def _detect() -> tuple[str, str]:
     local = sys.modules.get("gevent._hub_local")
     hub = None if local is None else local.get_hub_if_exists()
     # A library may have asked for a hub that the program never uses. A hub is true once it has run.
-    if hub is not None and (hub or hub.loop.activecnt or hub.loop._callbacks):
+    if hub is not None and (hub or _has_work(hub.loop)):
         return "gevent", "this thread runs a gevent hub"
     return "poll", "no event loop was found running: whichever thread waits does the work"
 
 
-def _load(name: str) -> IHub:
-    known = _known()
-    provider = known.get(name)
-    if provider is None:
-        raise HubUnavailable(f"there is no hub provider {name!r}; known are: {', '.join(known)}")
+def _has_work(loop: Any) -> bool:
+    if loop._callbacks or loop.activecnt:
+        return True
+    # On libuv, activecnt is always 0; only there is a way to see all handles, the loop's own among them.
+    return hasattr(loop, "debug") and any(handle.ref and handle.active for handle in loop.debug())
+
+
+def _open(plugin: Plugin) -> IHub:
     try:
-        hub: IHub = provider.load()()
+        hub: IHub = plugin.load()()
         verifyObject(IHub, hub)  # which reads its attributes, too
     except (Exception, SystemExit) as error:
-        raise HubUnavailable(
-            f"the hub provider {name!r} ({provider.value}, from {_origin(provider)}) can't be used: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise HubUnavailable(f"the hub provider {plugin} can't be used: {type(error).__name__}: {error}") from error
     return hub
