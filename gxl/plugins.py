@@ -92,6 +92,8 @@ class Plugins:
                     description = (inspect.getdoc(plugin.load()) or "").partition("\n")[0]
             except (GxlError, LookupError) as error:
                 problem = str(error)
+            except (Exception, SystemExit) as error:
+                problem = f"{type(error).__name__}: {error}"
             report.append(Found(plugin.name, plugin.target, plugin.origin, description, said, chosen, problem))
         return report
 

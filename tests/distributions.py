@@ -45,6 +45,8 @@ class Install:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._directory = directory
         self._monkeypatch = monkeypatch
+        self.places = [str(directory)]
+        """For the $PYTHONPATH of another process."""
         (directory / "tidal_loop.py").write_text(MODULE)
         monkeypatch.syspath_prepend(directory)
         monkeypatch.delitem(sys.modules, "tidal_loop", raising=False)
@@ -63,3 +65,4 @@ class Install:
         if metadata is not None:
             (written / "METADATA").write_text(metadata)
         self._monkeypatch.syspath_prepend(place)
+        self.places.insert(0, str(place))

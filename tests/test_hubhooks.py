@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import pytest
 from distributions import Install
 from zope.interface.verify import verifyObject
 
+import gxl
 from gxl import hubhooks
+from gxl.engines.embedded import EmbeddedEngine
 from gxl.errors import GxlError, HubUnavailable
 from gxl.interfaces import IHub
 from gxl.plugins import Found
@@ -95,6 +98,31 @@ def test_a_broken_provider_is_named_and_hurts_nobody_else(target: str, reason: s
     assert survey["poll"].description == "The provider for programs without a loop."
     assert survey["poll"].version.startswith("poll(2)")
     assert (survey["gevent"].problem, survey["gevent"].origin) == ("", "gxl")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("tidal_loop:FailsLate", "'late' can't be used here: RuntimeError: no water"),
+        ("tidal_loop:BindsNothing", "'nothing' can't be used: its attach.* returned None"),
+    ],
+)
+def test_a_provider_that_fails_when_it_is_attached_is_named_and_leaves_no_engine_open(
+    target: str, reason: str, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("tidal", "gxl.hubhooks", tidal=target)
+    freed: list[object] = []
+    free = EmbeddedEngine.ctx_free
+    monkeypatch.setattr(EmbeddedEngine, "ctx_free", lambda engine: (freed.append(engine), free(engine)))
+    with pytest.raises(HubUnavailable, match=reason):
+        gxl.Context(engine="embedded", hub="tidal")
+    assert len(freed) == 1
+
+
+@pytest.mark.parametrize("hub", [IHub, hubhooks, 7, b"poll"])
+def test_what_is_neither_a_hub_nor_a_name_is_refused(hub: object) -> None:
+    with pytest.raises(TypeError, match=f"provides IHub, not {re.escape(repr(hub))}"):
+        gxl.Context(engine="embedded", hub=hub)  # type: ignore[arg-type]
 
 
 def test_looking_for_a_hub_imports_no_loop() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -119,6 +120,54 @@ def test_gxls_own_are_found_without_asking_what_is_installed(monkeypatch: pytest
     assert hubhooks.choose()
     for name in ("libxl", "embedded"):
         assert callable(engines.choose(name))
+
+
+def test_doctor_outlives_every_kind_of_broken_package_and_says_what_is_wrong(install: Install) -> None:
+    install(
+        "tidal",
+        "gxl.hubhooks",
+        gone="no_such_module:Hub",
+        exits="tidal_loop:exits",
+        late="tidal_loop:FailsLate",
+        sound="tidal_loop:Hub",
+        poll="tidal_loop:Hub",
+    )
+    install("ebb", "gxl.hubhooks", sound="tidal_loop:FailsLate")
+    install("reefs", "gxl.engines", shallow="tidal_loop:fails", none="builtins:object")
+    install.raw("torn", b"[gxl.hubhooks]\nno equals sign here\n", "Metadata-Version: 2.1\nName: torn\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(install.places), "GXL_ENGINE": "embedded"}
+
+    def doctor(hub: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "gxl", "doctor"]
+        where = environment | {"GXL_HUB": hub}
+        ran = subprocess.run(command, cwd=ROOT, env=where, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.stderr == ""
+        return ran.returncode, ran.stdout
+
+    status, said = doctor("poll")
+    assert status == 0, said
+    assert "hub poll is in force: $GXL_HUB names it" in said
+    for line in (
+        "hub gone is not in force: it can't be used (it comes from tidal)",
+        "No module named 'no_such_module'",
+        "SystemExit: a tide table is needed",
+        "hub sound is not in force: it can't be used (it comes from ebb)",
+        "several packages offer 'sound'",
+        "gxl's own has that name",
+        "OSError: no such loop here",
+        "which provides no IEngine",
+        "what torn offers is not known, since its entry points can't be read: TypeError",
+    ):
+        assert line in said, said
+    for hub, reason in (
+        ("late", "no Context can be opened: the hub 'late' can't be used here: RuntimeError: no water"),
+        ("gone", "no Context can be opened, as said above"),
+        ("sound", "no Context can be opened: there is no hub provider 'sound': several packages offer 'sound'"),
+        ("nosuch", "no Context can be opened: there is no hub provider 'nosuch': known are: asyncio,"),
+    ):
+        status, said = doctor(hub)
+        assert status == 1, said
+        assert reason in said, said
 
 
 PROGRAM = """
