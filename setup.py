@@ -3,4 +3,8 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["gxl/engines/libxl/declarations.py:ffibuilder"])
+setup(
+    cffi_modules=["gxl/engines/libxl/declarations.py:ffibuilder"],
+    # cffi begins this list for its module, and what setup.cfg says of it is then passed over.
+    py_modules=["pytest_gxl"],
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar
 
 from zope.interface import implementer
 
@@ -33,11 +34,14 @@ from gxl.simhost import SimHost
 
 @implementer(IEngine)
 class EmbeddedEngine:
-    """One ctx on `host`, which is a SimHost; without one, the engine makes its own, and closes it at the end.
+    """One ctx on `host`, which is a SimHost; None: `default_host`. All methods are IEngine's.
 
-    Several engines can share a host, as several libxl contexts share a Xen host. All methods are IEngine's.
+    Several engines can share a host, as several libxl contexts share a Xen host. Where there is no default host either,
+    the engine makes one of its own, and closes it at the end.
     """
 
+    default_host: ClassVar[SimHost | None] = None
+    """The host of engines that are made without one, as by `gxl.Context(engine="embedded")`."""
     name = "embedded"
     version = "gxl's own, on a simulated host"
     builder = None
@@ -45,7 +49,7 @@ class EmbeddedEngine:
     def __init__(self, host: SimHost | None = None) -> None:
         if host is not None and not isinstance(host, SimHost):
             raise TypeError(f"host must be a SimHost, not {host!r}")
-        self._ctx = Ctx(host)
+        self._ctx = Ctx(self.default_host if host is None else host)
         self._claimed = False
 
     @property
