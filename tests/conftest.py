@@ -7,18 +7,24 @@ import ctypes
 import ctypes.util
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import gevent
 import pytest
+from click.testing import CliRunner, Result
+from commands import Run
 from distributions import Install
 from leaks import Ledger, held
 from preloading import preload_once, why_not
+from programs import program
 from requirements import Requirements
 from worlds import World
 
+from gxl import cli
+from gxl.cli import session
 from gxl.simhost import SimHost
 from gxl.simhost.launch import launch
 from gxl.simhost.remote import RemoteHost
@@ -81,6 +87,36 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Puts packages with entry points on the path: install("tidal", "gxl.hubhooks", tidal="tidal_loop:Hub")."""
     return Install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `gxl …` on the world's host, in the main greenlet: others live on meanwhile."""
+    monkeypatch.setattr(session, "Context", lambda: world.open())
+
+    def run(*args: object) -> Result:
+        with gevent.Timeout(10):
+            return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+    return run
+
+
+@pytest.fixture
+def watching() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `gxl watch …` and waits until it watches."""
+    processes = []
+
+    def watching(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+        process = program("watch", *arguments, **variables)
+        processes.append(process)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("gxl: watching")
+        return process
+
+    yield watching
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

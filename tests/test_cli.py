@@ -9,46 +9,24 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import gevent
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from commands import Run, when_watching
+from programs import ended, program
 from requirements import Requirements
-from worlds import World, until
+from worlds import World
 
 import gxl
 from gxl import cli
-from gxl.cli import session
 from gxl.events import from_json
 from gxl.simhost.remote import RemoteHost
 
 ROOT = Path(__file__).parent.parent
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `gxl …` on the world's host, in the main greenlet: others live on meanwhile."""
-    monkeypatch.setattr(session, "Context", lambda: world.open())
-
-    def run(*args: object) -> Result:
-        with gevent.Timeout(10):
-            return CliRunner().invoke(cli.main, [str(arg) for arg in args])
-
-    return run
-
-
-def when_watching(world: World, act: Callable[..., object], *args: object) -> None:
-    """Do this as soon as a command has been told what it watches."""
-
-    def wait() -> None:
-        until(lambda: world.contexts and any(feed.named for feed in world.contexts[-1]._pump.feeds._by_token.values()))
-        act(*args)
-
-    gevent.spawn(wait)
 
 
 def test_watch_prints_a_line_per_event_of_domains_old_and_new(world: World, run: Run) -> None:
@@ -105,7 +83,7 @@ def test_watch_ends_when_the_domains_that_it_was_asked_for_are_gone(world: World
 def test_watch_names_a_domain_that_is_not_there_and_those_that_are(world: World, run: Run) -> None:
     domid = world.host.create_domain("web1")
     result = run("watch", "web1", "web9")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "'web9'" in result.stderr
     assert f"{domid} web1" in result.stderr
     assert not result.stdout
@@ -180,41 +158,6 @@ def test_a_wrong_command_line_is_named_with_status_2(arguments: list[str], named
     assert named in result.stderr
 
 
-def program(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """`python -m gxl …` with these environment variables."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "gxl", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=30)
-    return process.returncode, out, err
-
-
-@pytest.fixture
-def watching() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `gxl watch …` and waits until it watches."""
-    processes = []
-
-    def watching(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-        process = program("watch", *arguments, **variables)
-        processes.append(process)
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("gxl: watching")
-        return process
-
-    yield watching
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.parametrize(
     ("hub", "loop"), [("gevent", "libev-cext"), ("gevent", "libev-cffi"), ("gevent", "libuv-cffi"), ("poll", "")]
 )
@@ -241,7 +184,7 @@ def test_each_line_comes_at_once_and_a_closed_pipe_ends_watch_quietly(
     host.destroy_domain(domid)
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(30) == 1
+    assert process.wait(30) == 141
 
 
 def test_without_xen_watch_says_what_was_tried_and_what_to_do() -> None:

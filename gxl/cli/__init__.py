@@ -1,28 +1,58 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command `gxl`. Each of its commands is a file here; a new one is a file more, and a line in the list below.
-
-Exit statuses: 0, done; 1, it can't be done, and standard error says why; 2, the command line is wrong; 124, the time
-given by --timeout is over; 130 and 143, ended by SIGINT or SIGTERM.
-"""
+"""The command `gxl`. Each of its commands is a file here; a new one is a file more, and a line in the list below."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
 
 import click
 
 from gxl.cli.doctor import doctor
+from gxl.cli.listing import list_domains
 from gxl.cli.sim import sim
 from gxl.cli.simctl import simctl
 from gxl.cli.version import own_version
+from gxl.cli.wait import wait
 from gxl.cli.watch import watch
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """In the order in which they are added, and without a traceback when the disk is full, whoever writes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            click.echo(f"Error: {error}", err=True)
+            # What could not be written is still in the stream's buffer, and would be tried again at the end.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(own_version(), prog_name="gxl")
 def main() -> None:
-    """Domain events of the Xen host that this runs on."""
+    """Domain events of the Xen host that this runs on.
+
+    \b
+    Exit status:
+      0         done
+      1         it can't be done, and standard error says why
+      2         the command line is wrong
+      3         there is no such domain
+      124       the time given by --timeout is over
+      129, 130, 141, 143
+                ended by SIGHUP, by Ctrl-C, since nobody reads the output
+                any more, by SIGTERM
+    """
 
 
-main.add_command(watch)
-main.add_command(doctor)
-main.add_command(sim)
-main.add_command(simctl)
+for command in (watch, wait, list_domains, doctor, sim, simctl):
+    main.add_command(command)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from gxl import engines, hubhooks
+from gxl.cli.output import Output
 from gxl.cli.version import own_version
 from gxl.context import Context
 from gxl.errors import GxlError
@@ -26,7 +27,9 @@ def doctor(as_json: bool) -> None:
     The status is 0 if such a program would work, and 1 if it would not.
     """
     report = _diagnosis()
-    click.echo(json.dumps(report) if as_json else "\n".join(_in_words(report)))
+    out = Output()
+    for text in [json.dumps(report)] if as_json else _in_words(report):
+        out.line(text)
     sys.exit(0 if report["works"] else 1)
 
 

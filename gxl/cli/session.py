@@ -1,52 +1,151 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the commands that wait for events have in common: how they open Xen, and how they end."""
+"""What the commands that wait for events have in common: how they open Xen, how they wait, and how they end."""
 
 from __future__ import annotations
 
-import errno
+import os
+import select
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 import click
 
+from gxl.cli.output import Output
+from gxl.cli.text import printable
 from gxl.context import Context
+from gxl.domains import Domain
 from gxl.errors import GxlError
+from gxl.events import Event
 
 TIMED_OUT = 124
 """As timeout(1) has it."""
+NO_SUCH_DOMAIN = 3
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+_MAXLEN = 100_000
+"""How many events may wait to be printed before some are dropped, which is said."""
+
+
+class NoSuchDomain(click.ClickException):
+    """There is no domain that is called so, or no single one."""
+
+    exit_code = NO_SUCH_DOMAIN
+
+
+class _Asked(KeyboardInterrupt):
+    """A signal asks the program to end. A SystemExit would be taken for a plug-in's own while one is being loaded."""
+
+
+class Session:
+    """One Context, and the signals that end it.
+
+    SIGINT and SIGTERM, and the end of whoever reads the output, end the iteration over `events`; then the program
+    ends with 128 and the signal's number. No exception is thrown into gxl or into libxl's callbacks, and no line is cut
+    in two. A second signal ends the program at once, wherever it is.
+    """
+
+    ctx: Context
+
+    def __init__(self) -> None:
+        self.out = Output(self._interruptible)
+        self.number = 0
+        """The signal that came, or 0."""
+        self._nobody_reads = False
+        self._rouse: Callable[[], object] | None = None
+
+    def events(self, domids: Sequence[int] | None, timeout: float | None = None) -> Iterator[Event]:
+        """The events of these domains until they are all dead, or of all domains; in either case until `timeout`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.ctx.watch(*domids or (), timeout=timeout, maxlen=_MAXLEN) as watcher:
+            # From the loop: the signal may have come while libxl calls back, or while a lock is held.
+            self._rouse = lambda: self.ctx._pump.binding.call_soon(watcher.close)
+            for event in watcher:
+                yield event
+                if self.number or (deadline is not None and time.monotonic() >= deadline):
+                    break
+            self._rouse = None
+        self.end_if_asked()
+
+    def end_if_asked(self) -> None:
+        """End the program if a signal came."""
+        if self.number:
+            raise _Asked
+
+    def watch_reader(self) -> None:
+        """From now on notice when nobody reads the output any more.
+
+        As tail -f does it: without this, `gxl watch | head -1` would linger until there is another event.
+        """
+        if self.out.fd >= 0:
+            threading.Thread(target=self._watch_reader, name="reader", daemon=True).start()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if number == signal.SIGPIPE and not self._nobody_reads:
+            return  # some pipe of another kind: whoever wrote to it is told by EPIPE
+        again, self.number = self.number, self.number or number
+        if again or self._rouse is None:
+            raise _Asked
+        self._rouse()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        rouse, self._rouse = self._rouse, None
+        try:
+            self.end_if_asked()
+            yield
+        finally:
+            self._rouse = rouse
+
+    def _watch_reader(self) -> None:
+        poll = select.poll()
+        poll.register(self.out.fd, 0)
+        if poll.poll()[0][1] & (select.POLLERR | select.POLLHUP):
+            self._nobody_reads = True
+            os.kill(os.getpid(), signal.SIGPIPE)
+
+
+def _catch(number: int, handler: Handler) -> Handler:
+    before = signal.getsignal(number)
+    # Whom nohup(1) or a shell's & has made deaf stays so; SIGPIPE is ignored by Python itself.
+    if before is not signal.SIG_IGN or number == signal.SIGPIPE:
+        signal.signal(number, handler)
+    return before
 
 
 @contextmanager
-def opened() -> Iterator[Context]:
-    """A Context, whose errors become messages."""
+def session() -> Iterator[Session]:
+    """A Session, whose errors become messages."""
+    opened = Session()
+    before = {number: _catch(number, opened.handle) for number in _SIGNALS}
     try:
-        with Context() as ctx:
-            yield ctx
+        with Context() as opened.ctx:
+            opened.watch_reader()
+            yield opened
+    except _Asked:
+        sys.exit(128 + opened.number)
     except GxlError as error:
         raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read has gone: click ends without a word
-            raise
-        raise click.ClickException(f"the events can't be written: {error.strerror}") from error
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block as sys.exit does: what was opened is closed, and nothing is printed."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def find(present: Sequence[Domain], text: str) -> list[Domain]:
+    """The domains with this domid, name or UUID; at least one."""
+    found = [
+        domain for domain in present if text in (str(domain.domid), domain.name) or text.lower() == str(domain.uuid)
+    ]
+    if not found:
+        names = ", ".join(f"{domain.domid} {printable(domain.name or '-')}" for domain in present)
+        raise NoSuchDomain(f"no domain has the domid, name or UUID {text!r}; there are: {names or 'none'}")
+    return found
 
 
 @contextmanager

@@ -5,31 +5,19 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import click
 
-from gxl.arguments import check_timeout
-from gxl.cli.session import TIMED_OUT, ended_by_signals, opened
-from gxl.cli.text import printable
-from gxl.domains import Domain
-from gxl.errors import WaitTimeout
-from gxl.events import DomainDeath, Event, EventType
+from gxl.cli.durations import DURATION
+from gxl.cli.session import TIMED_OUT, Session, find, session
+from gxl.cli.text import colourful, line
+from gxl.events import DomainDeath, Event, EventsLost, EventType, Resynced
 
 # What watching domains can yield. An eject can't be watched without taking it away from the toolstack that acts on it.
 _WATCHABLE = (EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH)
-
-
-def _seconds(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    try:
-        return check_timeout(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+# Shown whatever was asked for: they say that something may be missing.
+_ALWAYS = (EventsLost, Resynced)
 
 
 @click.command()
@@ -43,7 +31,7 @@ def _seconds(ctx: click.Context, option: click.Parameter, value: float | None) -
     help="Show only events of this type. May be given twice.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@click.option("--timeout", type=float, callback=_seconds, metavar="SECONDS", help="End after so long, with status 124.")
+@click.option("--timeout", type=DURATION, metavar="DURATION", help="End after so long, such as 30s, with status 124.")
 def watch(
     domains: Sequence[str], as_json: bool, types: Sequence[str], count: int | None, timeout: float | None
 ) -> None:
@@ -52,54 +40,37 @@ def watch(
     A DOMAIN is a domid, a name or a UUID. Without any, all domains are watched, those that appear later too. What is
     true at the start (a domain that has shut down, or is dying) is printed at once. When all DOMAINs are gone, it ends.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
     shown = 0
-    with ended_by_signals(), opened() as ctx, ExitStack() as evgens:
-        present = ctx.list_domain()
-        names: dict[tuple[int, UUID | None], str | None] = {
-            (domain.domid, domain.uuid): domain.name for domain in present
-        }
-        if domains:
-            alive = {domain.domid for domain in _find(present, domains)}
-            for domid in sorted(alive):
-                evgens.enter_context(ctx.evenable_domain_death(domid))
-        else:
-            alive = set()
-            evgens.enter_context(ctx.follow_domains())
+    with session() as here:
+        names = _Names(here)
+        alive = {domain.domid for text in domains for domain in find(names.present, text)}
         what = f"{len(alive)} domain{'s' * (len(alive) != 1)}" if domains else "all domains"
-        click.echo(f"gxl: watching {what} (engine: {ctx.engine.version})", err=True)
-        while not domains or alive:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                event = ctx.event_wait(timeout=left)
-            except WaitTimeout:
-                sys.exit(TIMED_OUT)
+        colours = colourful()
+        events = here.events(sorted(alive) if domains else None, timeout)
+        click.echo(f"gxl: watching {what} (engine: {here.ctx.engine.version})", err=True)
+        for event in events:
             if isinstance(event, DomainDeath):
                 alive.discard(event.domid)
             content = event.as_dict()
-            if not types or content["type"] in types:
-                # An event that follows at once on its evgen does not wait for xenstored to answer.
-                content["name"] = event.name or names.get((event.domid, event.domuuid))
-                click.echo(json.dumps(content) if as_json else _line(event, content))
-                shown += 1
-                if shown == count:
-                    return
+            if types and content["type"] not in types and not isinstance(event, _ALWAYS):
+                continue
+            content["name"] = names.of(event)
+            here.out.line(json.dumps(content) if as_json else line(event, content["name"], colours))
+            shown += 1
+            if shown == count:
+                return
+        if alive or not domains:
+            sys.exit(TIMED_OUT)
 
 
-def _find(present: Sequence[Domain], wanted: Sequence[str]) -> list[Domain]:
-    found = []
-    for text in wanted:
-        matching = [
-            domain for domain in present if text in (str(domain.domid), domain.name) or text.lower() == str(domain.uuid)
-        ]
-        if not matching:
-            names = ", ".join(f"{domain.domid} {printable(domain.name or '-')}" for domain in present)
-            raise click.ClickException(f"no domain has the domid, name or UUID {text!r}; there are: {names or 'none'}")
-        found += matching
-    return found
+class _Names:
+    """An event that follows at once when its domain is watched does not wait for xenstored to tell the name."""
 
+    def __init__(self, here: Session) -> None:
+        self.present = here.ctx.list_domain()
+        self._names = {(domain.domid, domain.uuid): domain.name for domain in self.present}
 
-def _line(event: Event, content: dict[str, Any]) -> str:
-    when = datetime.fromtimestamp(event.time or 0).astimezone().isoformat(" ", "milliseconds")
-    parts = [when, f"{content['type']:<15}", f"{event.domid:>5}", content["name"] or "-"]
-    return printable("  ".join([*parts, *(f"{field}={content[field]}" for field in event.own)]))
+    def of(self, event: Event) -> str | None:
+        if event.name is not None or event.domuuid is None:
+            return event.name
+        return self._names.get((event.domid, event.domuuid))

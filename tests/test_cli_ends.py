@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How the command line ends: at a terminal, in a pipe, by a signal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from programs import ROOT, ended, program
+from worlds import until
+
+from gxl.simhost.remote import RemoteHost
+
+Served = tuple[RemoteHost, dict[str, str]]
+Watching = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def served(served_host: Served) -> Served:
+    """The real libxenlight on an empty host."""
+    host, variables = served_host
+    host.reset()
+    return host, variables | {"GXL_ENGINE": "libxl"}
+
+
+class Terminal:
+    """A program at a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
+        self.process = process
+        self._fd = fd
+        self._seen = b""
+
+    def until(self, wanted: bytes) -> bytes:
+        """Whatever the terminal shows up to `wanted`."""
+        while wanted not in self._seen:
+            self._seen += os.read(self._fd, 4096)
+        seen, _, self._seen = self._seen.partition(wanted)
+        return seen + wanted
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    def rest(self) -> bytes:
+        """What it shows until the program lets go of it."""
+        try:
+            while data := os.read(self._fd, 4096):
+                self._seen += data
+        except OSError:  # EIO: nobody has it open any more
+            pass
+        return self._seen
+
+
+@contextmanager
+def terminal(*arguments: str, **variables: str) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # the first that a session's leader opens becomes its own
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gxl", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", **variables},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_at_a_terminal_events_have_colours_and_ctrl_c_ends_it_with_130(served: Served) -> None:
+    host, variables = served
+    with terminal("watch", **variables) as screen:
+        screen.until(b"gxl: watching all domains")
+        screen.until(b"\n")
+        domid = host.create_domain("web1")
+        host.shutdown_domain(domid, 3)
+        line = screen.until(b"crash")
+        assert b"\x1b[31mdomain_shutdown" in line
+        screen.type(b"\x03")
+        assert screen.process.wait(30) == 130
+        assert screen.rest().replace(b"^C", b"").strip() == b""
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_who_wants_no_colours_gets_none(served: Served, variable: dict[str, str]) -> None:
+    host, variables = served
+    host.shutdown_domain(host.create_domain("web1"))
+    with terminal("watch", "--count", "1", **variables | variable) as screen:
+        assert screen.process.wait(30) == 0
+        shown = screen.rest()
+    assert b"domain_shutdown" in shown
+    assert b"\x1b" not in shown
+
+
+def test_watch_ends_as_soon_as_nobody_reads_and_not_at_the_next_event(watching: Watching) -> None:
+    process = watching(GXL_ENGINE="embedded")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def unread(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_watch_though_nobody_reads_what_it_prints(
+    served: Served, watching: Watching, number: signal.Signals
+) -> None:
+    host, variables = served
+    process = watching("--json", **variables)
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 8192)
+    # More than the pipe holds, so that watch is stuck in the midst of printing.
+    for index in range(100):
+        host.shutdown_domain(host.create_domain(f"web{index}"))
+    until(lambda: unread(pipe) > 4096, 30)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    lines = process.stdout.readlines()
+    assert 10 < len(lines) < 100
+    assert all(line.startswith("{") and line.endswith("}\n") for line in lines)
+
+
+def test_whom_nohup_has_made_deaf_to_sighup_stays_so(watching: Watching) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = watching(GXL_ENGINE="embedded")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("doctor",), ("watch", "--help")])
+def test_a_full_disk_is_said_without_a_traceback_by_every_command(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gxl", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "GXL_ENGINE": "embedded"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_letter_that_the_terminal_lacks_is_escaped(served: Served) -> None:
+    host, variables = served
+    domid = host.create_domain("web1")
+    host.write(f"/local/domain/{domid}/name", "wéb")
+    status, out, err = ended(program("list", **variables, PYTHONIOENCODING="ascii", LC_ALL="C"))
+    assert (status, err) == (0, "")
+    assert r"w\xe9b" in out
