@@ -360,11 +360,14 @@ def _plain(value: Any) -> Any:
 def _rfc3339(seconds: float) -> str:
     # Cut to microseconds, which is all that datetime can hold, a float would not come back the same.
     whole, _, fraction = f"{Decimal(repr(float(seconds))):f}".partition(".")
-    return f"{datetime.fromtimestamp(int(whole), UTC):%Y-%m-%dT%H:%M:%S}.{fraction}Z"
+    moment = datetime.fromtimestamp(int(whole), UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='seconds')}.{fraction}Z"
 
 
 def _seconds(text: str) -> float:
     moment, _, fraction = text.removesuffix("Z").partition(".")
+    if fraction and not (fraction.isascii() and fraction.isdigit()):  # which would be an exponent, for one
+        raise ValueError(f"not a time: {text!r}")
     whole = int(datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp())
     return float(f"{whole}.{fraction or 0}")
 

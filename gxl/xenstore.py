@@ -123,6 +123,10 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    def __len__(self) -> int:
+        """How many bytes are there of what is not complete, or was not asked for."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take `data` in, and give every message that is now complete, one by one.
 

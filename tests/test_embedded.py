@@ -183,6 +183,17 @@ def test_a_lost_store_is_reported_once_to_the_hook_and_to_the_call(rig: Rig) -> 
     assert len(listener.disasters) == 1
 
 
+def test_freeing_gets_to_its_end_though_the_store_is_found_lost_on_the_way(leaves_nothing: None, rig: Rig) -> None:
+    listener = rig.listen()
+    rig.engine.evenable_domain_death(1)
+    rig.engine.evenable_disk_eject(1, "xvda")
+    rig.host.drop_connections()
+    rig.engine.ctx_free()
+    assert len(listener.disasters) == 1
+    with pytest.raises(MisuseError, match="closed"):
+        rig.engine.event_check()
+
+
 def test_a_lost_store_fails_the_operations_that_wait_for_it(rig: Rig) -> None:
     ended: list[int] = []
     rig.engine.domain_shutdown(rig.domain(paused=True), AsyncHow(callback=ended.append))

@@ -147,6 +147,8 @@ class Daemon:
             for session in self.sessions():
                 session.feed(b"")
                 session.flush()
+                if session.on_blocked is not None:
+                    session.on_blocked()
 
     def _store_changed(self, path: bytes, exact: bool, nodes: tuple[Node, ...]) -> None:
         watches = self._watches.on(path, exact)

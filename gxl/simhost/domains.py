@@ -128,7 +128,9 @@ class Domains:
         raise OSError(errno.ENOMEM, "every domid is in use")
 
     def get(self, domid: int) -> Domain:
-        """OSError(ESRCH): there is no such domain."""
+        """OSError(ESRCH): there is no such domain. TypeError: `domid` is equal to an int, perhaps, but is none."""
+        if type(domid) is not int:
+            raise TypeError(f"domid must be an int, not {domid!r}")
         domain = self._domains.get(domid)
         if domain is None:
             raise OSError(errno.ESRCH, f"no domain {domid}")

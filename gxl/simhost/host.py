@@ -25,6 +25,9 @@ from gxl.simhost.tree import READ, TOOLSTACK
 
 # Of a payload of 4096 bytes, the path takes some.
 NAME_MAX = 2048
+# A PV guest of Xen's has no more, and a host of 2⁴² KiB has no successor yet.
+VCPUS_MAX = 8192
+MEMORY_KB_MAX = 2**42
 _CONTROL = re.compile(rb"/local/domain/(\d+)/control/shutdown")
 _BACKEND_STATE = re.compile(rb"/local/domain/\d+/backend/[^/]+/\d+/\d+/state")
 _CLOSING, _CLOSED = b"5", b"6"
@@ -75,10 +78,14 @@ class SimHost:
         Without `domid` the id is the next one after the last that was handed out so, below 0x7ff0, as in Xen. `kind`
         is "pv", "pvh" or "hvm". With `stub_domain_of` the domain runs that guest's device model, and has its disks.
         """
-        if name is not None and len(name.encode()) > NAME_MAX:
+        if name is not None and len(_text("name", name).encode()) > NAME_MAX:
             raise ValueError(f"name must have at most {NAME_MAX} bytes, for xenstore to carry it, not {name!r}")
-        if domid is not None and not 0 < domid < DOMID_FIRST_RESERVED:
-            raise ValueError(f"domid must be from 1 to {DOMID_FIRST_RESERVED - 1}, not {domid!r}")
+        if uuid is not None and not isinstance(uuid, UUID):
+            raise TypeError(f"uuid must be a UUID, not {uuid!r}")
+        if domid is not None:
+            _number("domid", domid, 1, DOMID_FIRST_RESERVED - 1)
+        _number("memory_kb", memory_kb, 0, MEMORY_KB_MAX)
+        _number("vcpus", vcpus, 1, VCPUS_MAX)
         with self._lock:
             if stub_domain_of is not None:
                 self._domains.guest(stub_domain_of)
@@ -114,8 +121,7 @@ class SimHost:
 
         A second shutdown without `resume_domain` between changes nothing, and fires nothing.
         """
-        if isinstance(reason, bool) or not isinstance(reason, int) or not 0 <= reason <= 255:
-            raise ValueError(f"reason must be an int from 0 to 255, not {reason!r}")
+        _number("reason", reason, 0, 255)
         with self._lock:
             self._domains.shut_down(domid, int(reason))
 
@@ -156,8 +162,10 @@ class SimHost:
         `backend_type` is the name of its backend's directory ("qdisk", "vbd", …), `target` what its medium is.
         OSError(EEXIST): the domain has this disk.
         """
-        plan = layout.DiskPlan(domid, vdev, devid(vdev), backend_type, backend_domid, target, removable)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", backend_type):
+        plan = layout.DiskPlan(
+            domid, vdev, devid(vdev), backend_type, backend_domid, _text("target", target), removable
+        )
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", _text("backend_type", backend_type)):
             raise ValueError(f"backend_type must be a directory's name such as 'qdisk', not {backend_type!r}")
         with self._lock:
             self._domains.guest(domid)
@@ -337,3 +345,15 @@ class SimHost:
     def _woken(self, domid: int) -> None:
         self._reactions.append(f"{layout.domain_directory(domid)}/control/shutdown".encode())
         self._settle()
+
+
+def _number(what: str, value: object, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ValueError(f"{what} must be an int from {lowest} to {highest}, not {value!r}")
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be text, not {value!r}")
+    value.encode()  # ValueError: half a character, which xenstore can't hold
+    return value

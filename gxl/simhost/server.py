@@ -19,7 +19,7 @@ from gxl.simhost.host import SimHost
 
 # Small, since each of two hundred requests in it may have an answer as large.
 _CHUNK = 4096
-# A client that leaves so much unread is not listened to until it reads.
+# A client that leaves so much unread, or sends so much that waits, is not listened to for the time being.
 _UNREAD_MAX = 1024 * 1024
 
 
@@ -34,6 +34,8 @@ class Server:
         self._wake, self._woken = socket.socketpair()
         self._peers: set[_Peer] = set()
         self._blocked: deque[_Peer] = deque()
+        # Whose requests wait to be answered, one of each in turn: a client that asks for much does not hold up others.
+        self._busy: dict[_Peer, None] = {}
         self._stopping = False
         self._doors: list[tuple[socket.socket, type[_Peer]]] = []
         self._wake.setblocking(False)
@@ -91,19 +93,37 @@ class Server:
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping:
-            for key, events in self._selector.select():
+            for key, events in self._selector.select(0 if self._busy else None):
                 key.data(events)
+            busy, self._busy = self._busy, {}
+            for peer in busy:
+                if peer in self._peers:
+                    peer.answer_one()
             while self._blocked:
                 peer = self._blocked.popleft()
                 if peer in self._peers:
-                    self._selector.modify(peer.sock, peer.interest(), peer.ready)
+                    self._listen_to(peer, peer.interest())
+
+    def _listen_to(self, peer: _Peer, events: int) -> None:
+        # epoll(7) would report a hangup even to those who are interested in nothing, again and again.
+        known = peer.sock in self._selector.get_map()
+        if events and known:
+            self._selector.modify(peer.sock, events, peer.ready)
+        elif events:
+            self._selector.register(peer.sock, events, peer.ready)
+        elif known:
+            self._selector.unregister(peer.sock)
 
     def watch_stdin(self) -> None:
         """Stop when standard input ends: when the process at its other end does."""
         self._selector.register(0, selectors.EVENT_READ, lambda events: None if os.read(0, _CHUNK) else self.stop())
 
+    def busy(self, peer: _Peer) -> None:
+        """`peer` may have a request to answer."""
+        self._busy[peer] = None
+
     def blocked(self, peer: _Peer) -> None:
-        """`peer` has something to send that its client has no room for. Any thread may call this."""
+        """What `peer` is to wait for may have changed. Any thread may call this."""
         self._blocked.append(peer)
         self._poke()
 
@@ -117,7 +137,7 @@ class Server:
     def forget(self, peer: _Peer) -> None:
         """`peer`'s client is gone."""
         self._peers.discard(peer)
-        self._selector.unregister(peer.sock)
+        self._listen_to(peer, 0)
         peer.sock.close()
 
     def reset(self) -> None:
@@ -152,6 +172,7 @@ class _Peer:
     def ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             self.flush()
+            self.server.busy(self)
             self.server.blocked(self)
         if events & selectors.EVENT_READ:
             try:
@@ -166,15 +187,22 @@ class _Peer:
                 self.gone()
 
     def interest(self) -> int:
-        unread = self.unread()
-        write = selectors.EVENT_WRITE if unread else 0
-        return write | (selectors.EVENT_READ if unread < _UNREAD_MAX else 0)
+        write = selectors.EVENT_WRITE if self.unread() else 0
+        return write | (selectors.EVENT_READ if self.unread() + self.unanswered() < _UNREAD_MAX else 0)
 
     def unread(self) -> int:
+        """How many bytes wait for the client to read them."""
         return len(self._outgoing)
+
+    def unanswered(self) -> int:
+        """How many bytes of the client's wait to be served."""
+        return 0
 
     def received(self, data: bytes) -> None:
         raise NotImplementedError
+
+    def answer_one(self) -> None:
+        """Answer one of the requests that were received, unless the client does not read the answers."""
 
     def send(self, data: bytes) -> None:
         self._outgoing += data
@@ -211,6 +239,9 @@ class _XenstorePeer(_Peer):
     def unread(self) -> int:
         return self._session.unread
 
+    def unanswered(self) -> int:
+        return self._session.unanswered
+
     def flush(self) -> None:
         self._session.flush()
 
@@ -219,42 +250,69 @@ class _XenstorePeer(_Peer):
         super().gone()
 
 
-class _HypercallPeer(_Peer):
+class _RequestPeer(_Peer):
+    """A client whose requests are answered one by one, each as a whole."""
+
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server, sock)
         self._incoming = bytearray()
+
+    def unanswered(self) -> int:
+        return len(self._incoming)
 
     def received(self, data: bytes) -> None:
         self._incoming += data
-        while len(self._incoming) >= abi.REQUEST.size:
-            *call, length = abi.REQUEST.unpack_from(self._incoming)
-            end = abi.REQUEST.size + length
-            if length > abi.BLOCK_MAX:
-                self.gone()
-                return
-            if len(self._incoming) < end:
-                return
-            block = bytes(self._incoming[abi.REQUEST.size : end])
-            del self._incoming[:end]
-            self.send(abi.answer(self.server.host.hypercalls, self.server.version, tuple(call), block))
+        self.server.busy(self)
+
+    def answer_one(self) -> None:
+        # The answer may hold ten thousand domains, and the request for it is short.
+        if self.unread() >= _UNREAD_MAX:
+            return
+        answer = self.next_answer()
+        if answer is None:
+            return
+        self.send(answer)
+        self.server.busy(self)
+        if self._incoming:
+            self.server.blocked(self)
+
+    def next_answer(self) -> bytes | None:
+        """Take the next request, carry it out and return the answer; None: there is none yet, or never will be."""
+        raise NotImplementedError
 
 
-class _ControlPeer(_Peer):
+class _HypercallPeer(_RequestPeer):
+    def next_answer(self) -> bytes | None:
+        if len(self._incoming) < abi.REQUEST.size:
+            return None
+        *call, length = abi.REQUEST.unpack_from(self._incoming)
+        end = abi.REQUEST.size + length
+        if length > abi.BLOCK_MAX:
+            self.gone()
+            return None
+        if len(self._incoming) < end:
+            return None
+        block = bytes(self._incoming[abi.REQUEST.size : end])
+        del self._incoming[:end]
+        return abi.answer(self.server.host.hypercalls, self.server.version, tuple(call), block)
+
+
+class _ControlPeer(_RequestPeer):
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(server, sock)
-        self._incoming = bytearray()
         self._blocks: control.Blocks = []
 
-    def received(self, data: bytes) -> None:
-        self._incoming += data
-        *lines, rest = self._incoming.split(b"\n")
-        self._incoming = rest
-        if lines:
-            self.server.let_in()
-        for line in lines:
-            self.send(control.call(self.server, self._blocks, bytes(line)))
-        if len(rest) > control.LINE_MAX:
+    def next_answer(self) -> bytes | None:
+        end = self._incoming.find(b"\n")
+        if end > control.LINE_MAX or (end < 0 and len(self._incoming) >= control.LINE_MAX):
             self.gone()
+            return None
+        if end < 0:
+            return None
+        line = bytes(self._incoming[:end])
+        del self._incoming[: end + 1]
+        self.server.let_in()
+        return control.call(self.server, self._blocks, line)
 
     def gone(self) -> None:
         while self._blocks:

@@ -49,8 +49,13 @@ class Session:
 
     @property
     def unread(self) -> int:
-        """How many bytes wait for the client to read, besides those that its socket holds."""
-        return self._unread
+        """How many bytes wait for the client to read, besides those that its socket holds; none of a stalled one's."""
+        return 0 if self._daemon.stalled else self._unread
+
+    @property
+    def unanswered(self) -> int:
+        """How many bytes of the client's wait to be served: there are many of them only while the daemon is stalled."""
+        return len(self._decoder) + (self._unread if self._daemon.stalled else 0)
 
     def feed(self, data: bytes) -> None:
         """The client sent `data`: serve every request that is now complete."""
@@ -61,6 +66,8 @@ class Session:
                     self._daemon.serve(self, message)
             except ProtocolError:
                 self.drop()
+            if len(self._decoder) and self.on_blocked is not None:
+                self.on_blocked()
 
     def reply(self, message: Message) -> None:
         self._send(encode(message))

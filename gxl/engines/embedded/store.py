@@ -111,6 +111,9 @@ class Store:
                 self._request(self._client.unwatch(watch.path, watch.token))
         except OSError as error:
             self._core.log(logging.ERROR, f"xenstored refused to forget the watch on {watch.path!r}: {error}")
+        except StoreLost:
+            # The application has been told. Whoever frees the engine must still get to the end of it.
+            pass
         finally:
             self._stop_if_unwatched()
 
