@@ -12,6 +12,7 @@ from gxl.errors import (
     LibxlError,
     MisuseError,
     OSEventRegFail,
+    Outage,
     WaitTimeout,
 )
 from gxl.events import (
@@ -63,5 +64,6 @@ __all__ = [
     "HubUnavailable",
     "ContextClosed",
     "Disaster",
+    "Outage",
     "WaitTimeout",
 ]

@@ -123,7 +123,7 @@ class Build:
         except OSError as error:
             _log.debug("a process that builds a domain can't be asked to stop: %s", error)
 
-    def ready(self, fd: int) -> None:
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
         """It says something, or has ended."""
         if self not in self._pump.builds:
             return
@@ -131,7 +131,7 @@ class Build:
         if fd == self._pidfd:
             self._reap()
 
-    def due(self) -> None:
+    def timeout_due(self) -> None:
         """Time to see whether it still lives."""
         if self not in self._pump.builds:
             return

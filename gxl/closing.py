@@ -18,6 +18,7 @@ class Closing:
 
     def __init__(self, pump: Pump, error: Callable[[], GxlError]) -> None:
         self._pump = pump
+        pump.stop_recovering()
         pump.mailbox.fail(error, EVENTMASK_ALL, closing=True)
         pump.mailbox.discard()
         pump.callbacks.stop()

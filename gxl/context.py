@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterable
 from typing import Any, Self
 from uuid import UUID
 
-from gxl import engines, hubhooks, toolstack
+from gxl import hubhooks, toolstack
 from gxl.arguments import check_domid, check_fd, check_filters, check_timeout, check_user, check_vdev
 from gxl.closing import Closing
 from gxl.domains import Domain, by_uuid, find, with_names
-from gxl.errors import ContextClosed, MisuseError
+from gxl.errors import ContextClosed, Outage
 from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
+from gxl.evgens import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.expect import Expectation
-from gxl.feeds import DiskEjectEvgen, DomainDeathEvgen, Evgen
 from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
 from gxl.metrics import Metrics, snapshot
+from gxl.opening import Engine, Opening
 from gxl.operations import Operation
 from gxl.pump import Pump
 from gxl.toolstack import Terms
@@ -29,32 +29,38 @@ from gxl.watch import Watcher
 class Context:
     """Domain events for cooperative code: one libxl_ctx, one event loop, one queue.
 
-    `engine`: who speaks for Xen. None means $GXL_ENGINE, or "libxl"; else a name, or an object that provides IEngine
-    and is as good as new. `hub`: who owns the event loop. None means the one that this code runs in; else a name, or
-    an object that provides IHub.
+    `engine`: who speaks for Xen. None means $GXL_ENGINE, or "libxl"; else a name, or a callable that opens one, or
+    an object that provides IEngine and is as good as new. `hub`: who owns the event loop. None means the one that this
+    code runs in; else a name, or an object that provides IHub.
 
     A Context belongs to the process that made it and, where there is a loop, to its thread; its methods raise
     MisuseError elsewhere. All of them may be called from any greenlet, and from callbacks. Once closed, they raise
     ContextClosed; once libxl or xenstored is beyond help, Disaster. Close it, or use it as a context manager. Where the
     loop runs coroutines, whatever waits raises MisuseError, and names what to await instead.
 
-    Raises EngineUnavailable if there is no such engine here, with every attempt and its reason.
+    `recover`: when xenstored or libxl is lost, live on with another libxl_ctx instead of ending with a Disaster.
+
+    Raises EngineUnavailable if there is no such engine here, with every attempt and its reason. ValueError: an engine
+    that was given as an object can't be opened anew.
     """
 
-    def __init__(self, engine: str | IEngine | None = None, hub: str | IHub | None = None) -> None:
+    def __init__(self, engine: Engine | None = None, hub: str | IHub | None = None, *, recover: bool = False) -> None:
         self._closed = True
+        opening = Opening(engine, recover)
         provider = hubhooks.provide(hub)
-        self.engine: IEngine = engines.provide(engine)
-        """The engine: for asynchronous operations of your own, domain_info and list_domain. It refuses the rest."""
-        try:
-            self._pump = Pump(self.engine, provider)
-        except BaseException:
-            if engine is not self.engine:
-                # Refused if the pump got as far as taking the engine over; then it has freed it.
-                with contextlib.suppress(MisuseError):
-                    self.engine.ctx_free()
-            raise
+        with opening as opened:
+            self._pump = Pump(opened, provider, bool(recover))
         self._closed = False
+
+    @property
+    def engine(self) -> IEngine:
+        """The present engine: for asynchronous operations of your own, domain_info and list_domain, and no more."""
+        return self._pump.reign.offered
+
+    @property
+    def outage(self) -> Outage | None:
+        """While a Context that recovers is cut off from Xen: since when, why, and why the last attempt failed."""
+        return self._pump.outage
 
     def event_check(
         self,
@@ -436,11 +442,7 @@ class Context:
         return pump
 
     def _disable(self, evgen: Evgen, kind: type[Evgen]) -> None:
-        pump = self._enter()
-        if not isinstance(evgen, kind):
-            raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
-        if not pump.feeds.made(evgen):
-            raise ValueError(f"{evgen!r} belongs to another Context")
+        self._enter().feeds.check_own(evgen, kind)
         evgen.disable()
 
 

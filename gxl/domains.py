@@ -32,7 +32,7 @@ class Domain(NamedTuple):
 
 
 class _Names:
-    """Names, as xenstore tells them. It has to know (Ender) that the context has ended: the rest will not come."""
+    """Names, as xenstore tells them. It has to know (Asker) that the rest will not come."""
 
     def __init__(self, waiter: IWaiter, count: int) -> None:
         self.names: dict[int, str | None] = {}
@@ -58,14 +58,14 @@ def with_names(infos: list[DomainInfo], pump: Pump) -> list[Domain]:
     """Ask for the names of all of them at once, and wait until the last has come."""
     waiter = pump.binding.waiter()
     asked = _Names(waiter, len(infos))
-    pump.enders[asked] = None
+    pump.askers[asked] = None
     try:
         for info in infos:
             pump.side.name_of(info.domid, partial(asked.arrived, info.domid))
         if not asked.complete:
             waiter.wait(None)
     finally:
-        pump.enders.pop(asked, None)
+        pump.askers.pop(asked, None)
     if not asked.complete and asked.error is not None:
         raise asked.error
     return [_domain(info, asked.names[info.domid]) for info in infos]

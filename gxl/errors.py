@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class GxlError(Exception):
@@ -237,9 +237,16 @@ class Disaster(GxlError):
         name = errno.errorcode.get(self.errnoval, str(self.errnoval))
         return f"{self.message} ({name}: {os.strerror(self.errnoval)})"
 
-    def again(self) -> Disaster:
+    def again(self) -> Self:
         """The same disaster as a new exception: one that several greenlets raise would mix up their tracebacks."""
-        return Disaster(self.type, self.message, self.errnoval)
+        return type(self)(self.type, self.message, self.errnoval)
+
+
+class Outage(Disaster):
+    """The connection to Xen is lost, and this Context is about to open another: nothing was done, try again later.
+
+    Only where it was made with recover=True. A Resynced event says when the outage is over.
+    """
 
 
 class WaitTimeout(GxlError, TimeoutError):

@@ -182,7 +182,8 @@ class Event:
             "for_user": self.for_user,
         }
         for field in self.own:
-            content[field] = _plain(getattr(self, field))
+            value = getattr(self, field)
+            content[field] = _rfc3339(value) if field == "since" else _plain(value)
         return content
 
     def to_json(self) -> str:
@@ -269,20 +270,29 @@ class DomainCreateConsoleAvailable(Event):
 
 
 class Resynced(Event):
-    """gxl lost its connection to Xen and has a new one: whatever happened in between is reported after this event.
+    """gxl was cut off from Xen and has a new connection: what has become of the domains is reported after this event.
 
-    It concerns no single domain; `domid` is that of the control domain.
+    `reason`: how the old one was lost. `since`: POSIX seconds, from when on events may be missing. `missed`: the types
+    of those that may be: a DOMAIN_SHUTDOWN, if the domain was resumed or died meanwhile; a DISK_EJECT, if another
+    program has answered it; a DOMAIN_DEATH only where all domains are watched, if one came and went meanwhile. It
+    concerns no single domain; `domid` is that of the control domain.
     """
 
-    __slots__ = ("reason",)
+    __slots__ = ("missed", "reason", "since")
     __match_args__ = ("reason",)
-    own = ("reason",)
+    own = ("reason", "since", "missed")
     type = EventType.RESYNCED
     reason: str
+    since: float
+    missed: tuple[EventType, ...]
 
-    def __init__(self, domid: int, reason: str, **common: Any) -> None:
+    def __init__(
+        self, domid: int, reason: str, since: float, missed: tuple[EventType, ...] = (), **common: Any
+    ) -> None:
         super().__init__(domid, **common)
         _set_reason(self, reason)
+        _set_since(self, since)
+        _set_missed(self, missed)
 
 
 class EventsLost(Event):
@@ -317,6 +327,8 @@ _set_vdev = _slot(DiskEject, "vdev")
 _set_disk = _slot(DiskEject, "disk")
 _set_rc = _slot(OperationComplete, "rc")
 _set_reason = _slot(Resynced, "reason")
+_set_since = _slot(Resynced, "since")
+_set_missed = _slot(Resynced, "missed")
 _set_count = _slot(EventsLost, "count")
 _set_type = _slot(UnknownEvent, "type")
 
@@ -354,6 +366,8 @@ def mask(*types: EventType | type[Event]) -> int:
 def _plain(value: Any) -> Any:
     if isinstance(value, Disk):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
     return value.name.lower() if isinstance(value, enum.IntEnum) else value
 
 
@@ -387,6 +401,10 @@ def _value(content: dict[str, Any], field: str) -> Any:
         return _ENUMS[field][value.upper()]
     if field == "disk":
         return Disk(**{part.name: _value(value, part.name) for part in dataclasses.fields(Disk)})
+    if field == "since":
+        return _seconds(value)
+    if field == "missed":
+        return tuple(EventType[entry.upper()] for entry in value)
     if field == "reason":
         expected: tuple[type, ...] = (str,)
     elif field in _INTEGERS or field in _ENUMS:

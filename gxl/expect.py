@@ -94,6 +94,9 @@ class Expectation:
             self._ended = error
             self._waiters.wake()
 
+    def resynced(self, reason: str, since: float) -> None:
+        """The event may still come."""
+
     def _take(self, event: Event) -> None:
         if self._settled() or not self._typemask >> event.type & 1:
             return

@@ -10,6 +10,9 @@ whose user value is a token that is never used again, and this room adds what li
 * The present state. libxl looks at it only when its first evgen is enabled, so it is asked for at each enabling.
 * A spent feed. libxl's evgens report one SHUTDOWN in their life, even if the domain resumes and shuts down again. Who
   comes after that needs a feed of their own.
+
+Where a Context recovers, the engine may go, and another come. The application's evgens stay what they are; each feed is
+enabled anew, and what has become of its domain meanwhile is found by comparing lives, and reported through the latch.
 """
 
 from __future__ import annotations
@@ -19,113 +22,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Self
+from functools import partial
 from uuid import UUID
-
-from zope.interface import implementer
 
 from gxl.arguments import devid
 from gxl.errors import DomainNotFound, LibxlError
-from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, ShutdownReason
-from gxl.interfaces import DomainInfo, IEngine, IEvgen
+from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventType, Resynced, ShutdownReason
+from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
+from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
 from gxl.sidechannel import SideChannel
-
-Sink = Callable[[Event], object]
-
-
-@implementer(IEvgen)
-class Evgen:
-    """Something that generates events until it is disabled: returned by Context.evenable_*.
-
-    A context manager: `with ctx.evenable_domain_death(domid): …` disables it at the end of the block.
-    """
-
-    __slots__ = ("domid", "user", "_feeds", "_feed", "_sink", "__weakref__")
-
-    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink) -> None:
-        self.domid = domid
-        self.user = user
-        self._feeds = feeds
-        self._feed: _DomainFeed | _DiskFeed | None = None
-        self._sink = sink
-
-    def disable(self) -> None:
-        """Stop generating events. Those that occurred before may still be returned. Idempotent.
-
-        Raises MisuseError in a thread that the context does not belong to.
-        """
-        self._feeds.check_caller()
-        if self._feed is not None:
-            with self._feeds.lock:
-                self._feeds.disable(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.disable()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} domid={self.domid} user={self.user}{'' if self._feed else ', disabled'}>"
-
-
-class DomainDeathEvgen(Evgen):
-    """Generates DomainShutdown and DomainDeath for one life of a domain, each once at most."""
-
-    __slots__ = ("_shutdown_reported", "_death_reported", "_held_over")
-
-    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink) -> None:
-        super().__init__(feeds, domid, user, sink)
-        self._shutdown_reported = False
-        self._death_reported = False
-        self._held_over: tuple[int, ShutdownReason | int | None] | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the death was reported: nothing comes after it."""
-        return self._death_reported
-
-
-class DiskEjectEvgen(Evgen):
-    """Generates a DiskEject each time the guest ejects the medium of one disk."""
-
-    __slots__ = ("vdev",)
-
-    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink, vdev: str) -> None:
-        super().__init__(feeds, domid, user, sink)
-        self.vdev = vdev
-
-
-class _DomainFeed:
-    __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
-
-    def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
-        self.domid = domid
-        self.uuid = uuid
-        self.name: str | None = None
-        self.named = False
-        self.token = token
-        self.handle = handle
-        self.members: dict[DomainDeathEvgen, None] = {}
-        self.spent = False
-
-
-class _DiskFeed:
-    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members")
-
-    def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
-        self.domid = domid
-        self.devid = number
-        self.uuid = uuid
-        self.name: str | None = None
-        self.named = False
-        self.token = token
-        self.handle = handle
-        self.members: dict[DiskEjectEvgen, None] = {}
 
 
 class Feeds:
@@ -133,8 +39,6 @@ class Feeds:
 
     def __init__(
         self,
-        engine: IEngine,
-        side: SideChannel,
         settle: Callable[[], object],
         lock: AbstractContextManager[object],
         check_caller: Callable[[], object],
@@ -145,31 +49,46 @@ class Feeds:
         self.lock = lock
         self.check_caller = check_caller
         self._log = log
-        self._engine = engine
-        self._side = side
+        # None until connect(), and between suspend() and resume().
+        self._engine: IEngine | None = None
+        self._side: SideChannel | None = None
         # Delivers what the engine has reported already, so that a state is not judged before its events are.
         self._settle = settle
         self._tokens = itertools.count(1)
         self._seqs = itertools.count(1)
-        self._by_token: dict[int, _DomainFeed | _DiskFeed] = {}
-        self._domains: dict[int, list[_DomainFeed]] = {}
-        self._disks: dict[tuple[int, int], _DiskFeed] = {}
+        self._by_token: dict[int, DomainFeed | DiskFeed] = {}
+        self._domains: dict[int, list[DomainFeed]] = {}
+        self._disks: dict[tuple[int, int], DiskFeed] = {}
+        # Enabled while there was no engine, with what enables them once there is one.
+        self._pending: dict[Evgen, Callable[[], None]] = {}
+
+    def connect(self, engine: IEngine, side: SideChannel) -> None:
+        """From now on use these."""
+        self._engine, self._side = engine, side
 
     def watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
         """Begin to report one life of `domid`, the one that it has now, to `sink`."""
-        with self.lock:
-            return self._watch_domain(domid, user, sink, present)
-
-    def _watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
-        self._settle()
-        info = self._info(domid)
         evgen = DomainDeathEvgen(self, domid, user, sink)
+        with self.lock:
+            self._enable(evgen, partial(self._watch_domain, evgen, present))
+        return evgen
+
+    def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
+        if self._engine is None:
+            self._pending[evgen] = enable
+        else:
+            self._settle()
+            enable()
+
+    def _watch_domain(self, evgen: DomainDeathEvgen, present: bool) -> None:
+        domid = evgen.domid
+        info = self._info(domid)
         for feed in list(self._domains.get(domid, ())):
             if info is None or feed.uuid != info.uuid:
                 self._end(feed)
         if info is None or info.dying:
             self._report_death(evgen, None if info is None else info.uuid, None)
-            return evgen
+            return
         feed = next((feed for feed in self._domains.get(domid, ()) if not feed.spent), None) or self._open_domain(info)
         evgen._feed = feed
         feed.members[evgen] = None
@@ -178,53 +97,60 @@ class Feeds:
                 self._report_shutdown(evgen, feed, info.shutdown_reason)
             else:
                 evgen._held_over = (info.cpu_time_ns, info.shutdown_reason)
-        return evgen
 
     def watch_disk(self, domid: int, vdev: str, user: int, sink: Sink) -> DiskEjectEvgen:
         """Begin to report ejects of `vdev` to `sink`."""
-        with self.lock:
-            return self._watch_disk(domid, vdev, user, sink)
-
-    def _watch_disk(self, domid: int, vdev: str, user: int, sink: Sink) -> DiskEjectEvgen:
         number = devid(vdev)
-        self._settle()
-        info = self._info(domid)
         evgen = DiskEjectEvgen(self, domid, user, sink, vdev)
+        with self.lock:
+            self._enable(evgen, partial(self._watch_disk, evgen, number))
+        return evgen
+
+    def _watch_disk(self, evgen: DiskEjectEvgen, number: int) -> None:
+        domid = evgen.domid
+        info = self._info(domid)
         feed = self._disks.get((domid, number))
         if feed is not None and feed.uuid is not None and info is not None and feed.uuid != info.uuid:
             self._close_disk(feed)
             feed = None
         if feed is None:
             token = next(self._tokens)
-            handle = self._engine.evenable_disk_eject(domid, vdev, token)
-            feed = _DiskFeed(domid, number, None if info is None else info.uuid, token, handle)
+            handle = self._at_hand().evenable_disk_eject(domid, evgen.vdev, token)
+            feed = DiskFeed(domid, number, None if info is None else info.uuid, token, handle)
             self._by_token[token] = feed
             self._disks[domid, number] = feed
             self._ask_name(feed)
         evgen._feed = feed
         feed.members[evgen] = None
-        return evgen
 
     def live(self) -> tuple[int, int]:
         """How many evgens of the application's there are, and how many of the engine's feed them."""
         feeds = self._by_token.values()
         return sum(len(feed.members) for feed in feeds), len(feeds)
 
-    def made(self, evgen: Evgen) -> bool:
-        """Whether `evgen` came from here."""
-        return evgen._feeds is self
+    def pending(self, evgen: Evgen) -> bool:
+        """Whether `evgen` waits for an engine."""
+        return evgen in self._pending
+
+    def check_own(self, evgen: Evgen, kind: type[Evgen]) -> None:
+        """Raises TypeError for what is no evgen of this kind, and ValueError for one that is another Context's."""
+        if not isinstance(evgen, kind):
+            raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
+        if evgen._feeds is not self:
+            raise ValueError(f"{evgen!r} belongs to another Context")
 
     def disable(self, evgen: Evgen) -> None:
         """Take `evgen` off its feed, and the feed off the engine when it was the last. Idempotent."""
+        self._pending.pop(evgen, None)
         if evgen._feed is None:
             return
         self._settle()
         feed, evgen._feed = evgen._feed, None
-        if isinstance(feed, _DomainFeed) and isinstance(evgen, DomainDeathEvgen):
+        if isinstance(feed, DomainFeed) and isinstance(evgen, DomainDeathEvgen):
             feed.members.pop(evgen, None)
             if not feed.members:
                 self._close_domain(feed)
-        elif isinstance(feed, _DiskFeed) and isinstance(evgen, DiskEjectEvgen):
+        elif isinstance(feed, DiskFeed) and isinstance(evgen, DiskEjectEvgen):
             feed.members.pop(evgen, None)
             if not feed.members:
                 self._close_disk(feed)
@@ -235,14 +161,14 @@ class Feeds:
             sink(self.stamp(event, None, event.for_user, None))
             return
         feed = self._by_token.get(event.for_user)
-        if feed is not None and not feed.named:
+        if feed is not None and not feed.named and self._side is not None:
             self._side.catch_up()
-        if isinstance(feed, _DomainFeed):
+        if isinstance(feed, DomainFeed):
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event.shutdown_reason)
             else:
                 self._end(feed)
-        elif isinstance(feed, _DiskFeed) and isinstance(event, DiskEject):
+        elif isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
             self._eject(feed, event)
         else:
             self._log(logging.DEBUG, "dropped %r: nobody is interested any more", event)
@@ -257,6 +183,82 @@ class Feeds:
                     for evgen in feed.members:
                         evgen._held_over = None
 
+    def suspend(self) -> list[Callable[[], object]]:
+        """The engine is lost. Returns what disables its evgens, if it lives on for a while.
+
+        What it still reports of them is not known any more, and dropped.
+        """
+        engine, self._engine, self._side = self._engine, None, None
+        feeds = list(self._by_token.values())
+        self._by_token.clear()
+        disablings: list[Callable[[], object]] = []
+        for feed in feeds:
+            handle, feed.handle = feed.handle, None
+            feed.token = next(self._tokens)
+            self._by_token[feed.token] = feed
+            if engine is not None and handle is not None:
+                disable = engine.evdisable_domain_death if isinstance(feed, DomainFeed) else engine.evdisable_disk_eject
+                disablings.append(partial(disable, handle))
+        return disablings
+
+    def resume(self, engine: IEngine, side: SideChannel) -> dict[int, DomainInfo]:
+        """Enable at a new engine whatever has not ended meanwhile. Reports nothing; returns the domains that exist."""
+        self._engine, self._side = engine, side
+        present = {info.domid: info for info in engine.list_domain()}
+        for feed in list(self._by_token.values()):
+            info = present.get(feed.domid)
+            if isinstance(feed, DomainFeed):
+                if info is not None and info.uuid == feed.uuid and not info.dying:
+                    feed.handle = engine.evenable_domain_death(feed.domid, feed.token)
+            elif feed.uuid is None or info is None or info.uuid == feed.uuid:
+                vdev = next(iter(feed.members)).vdev
+                feed.handle = engine.evenable_disk_eject(feed.domid, vdev, feed.token)
+            if feed.handle is not None and not feed.named:
+                self._ask_name(feed)
+        return present
+
+    def kinds(self, sink: Sink) -> set[EventType]:
+        """Of which types events may escape `sink` while there is no engine.
+
+        A shutdown does if the domain is resumed, or dies; an eject, if somebody else answers it. A death does not.
+        """
+        return {
+            EventType.DOMAIN_SHUTDOWN if isinstance(feed, DomainFeed) else EventType.DISK_EJECT
+            for feed in self._by_token.values()
+            if any(evgen._sink == sink for evgen in feed.members)
+        }
+
+    def resynced(self, reason: str, since: float, missed: set[EventType]) -> Event:
+        """The event that says that there is an engine again."""
+        return self.stamp(Resynced(0, reason, since, tuple(sorted(missed))), None, 0, None)
+
+    def report_since(self, present: dict[int, DomainInfo]) -> None:
+        """Report what has become of those that were watched, and enable what was to be enabled meanwhile."""
+        for feed in list(self._by_token.values()):
+            if isinstance(feed, DomainFeed):
+                if feed.handle is None:
+                    self._end(feed)
+                else:
+                    self._report_state(feed, present[feed.domid])
+            elif feed.handle is None:
+                self._drop_disk(feed)
+        for evgen in list(self._pending):
+            enable = self._pending.pop(evgen, None)
+            if enable is not None:
+                try:
+                    enable()
+                except BaseException:
+                    self._pending[evgen] = enable
+                    raise
+
+    def _report_state(self, feed: DomainFeed, info: DomainInfo) -> None:
+        feed.spent = False  # the engine's new evgen has reported nothing yet
+        for evgen in list(feed.members):
+            if not info.shutdown:
+                evgen._held_over = None
+            elif evgen._held_over != (info.cpu_time_ns, info.shutdown_reason):
+                self._report_shutdown(evgen, feed, info.shutdown_reason)
+
     def sever(self) -> None:
         """The engine is gone, and its handles with it: forget all feeds without touching them."""
         for feed in self._by_token.values():
@@ -265,8 +267,9 @@ class Feeds:
         self._by_token.clear()
         self._domains.clear()
         self._disks.clear()
+        self._pending.clear()
 
-    def _shutdown(self, feed: _DomainFeed, reason: ShutdownReason | int) -> None:
+    def _shutdown(self, feed: DomainFeed, reason: ShutdownReason | int) -> None:
         info = None
         try:
             info = self._info(feed.domid)
@@ -293,15 +296,15 @@ class Feeds:
         if held_over:
             self._renew(feed, held_over)
 
-    def _renew(self, feed: _DomainFeed, held_over: list[DomainDeathEvgen]) -> None:
+    def _renew(self, feed: DomainFeed, held_over: list[DomainDeathEvgen]) -> None:
         """Move evgens that still wait for a shutdown to a feed that can still report one.
 
         The new one is enabled before the old is disabled: while libxl's watch stands, enabling makes it look at
         nothing, and so the shutdown that was ignored is not reported again at once.
         """
         token = next(self._tokens)
-        handle = self._engine.evenable_domain_death(feed.domid, token)
-        fresh = _DomainFeed(feed.domid, feed.uuid, token, handle)
+        handle = self._at_hand().evenable_domain_death(feed.domid, token)
+        fresh = DomainFeed(feed.domid, feed.uuid, token, handle)
         fresh.name, fresh.named = feed.name, True
         self._by_token[token] = fresh
         self._domains[feed.domid].append(fresh)
@@ -314,7 +317,7 @@ class Feeds:
             if not idle.members:
                 self._close_domain(idle)
 
-    def _end(self, feed: _DomainFeed) -> None:
+    def _end(self, feed: DomainFeed) -> None:
         members = list(feed.members)
         for evgen in members:
             evgen._feed = None
@@ -324,7 +327,7 @@ class Feeds:
             for evgen in members:
                 self._report_death(evgen, feed.uuid, feed.name)
 
-    def _eject(self, feed: _DiskFeed, event: DiskEject) -> None:
+    def _eject(self, feed: DiskFeed, event: DiskEject) -> None:
         try:
             info = self._info(feed.domid)
         except LibxlError as error:
@@ -337,16 +340,14 @@ class Feeds:
             elif feed.uuid != info.uuid:
                 why = "dropped %r: it is from another domain than the one that was watched"
                 self._log(logging.DEBUG, why, event)
-                for stale in feed.members:
-                    stale._feed = None
-                self._close_disk(feed)
+                self._drop_disk(feed)
                 return
         for evgen in list(feed.members):
             if evgen._feed is feed:
                 own = DiskEject(event.domid, evgen.vdev, event.disk)
                 evgen._sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
 
-    def _report_shutdown(self, evgen: DomainDeathEvgen, feed: _DomainFeed, reason: ShutdownReason | int | None) -> None:
+    def _report_shutdown(self, evgen: DomainDeathEvgen, feed: DomainFeed, reason: ShutdownReason | int | None) -> None:
         if evgen._shutdown_reported or evgen._death_reported or evgen._feed is not feed:
             return
         evgen._shutdown_reported = True
@@ -364,39 +365,52 @@ class Feeds:
         self._counters.events[event.type] += 1
         return event.stamped(uuid, user, next(self._seqs), time.time(), name)
 
-    def _open_domain(self, info: DomainInfo) -> _DomainFeed:
+    def _open_domain(self, info: DomainInfo) -> DomainFeed:
         token = next(self._tokens)
-        handle = self._engine.evenable_domain_death(info.domid, token)
-        feed = _DomainFeed(info.domid, info.uuid, token, handle)
+        handle = self._at_hand().evenable_domain_death(info.domid, token)
+        feed = DomainFeed(info.domid, info.uuid, token, handle)
         self._by_token[token] = feed
         self._domains.setdefault(info.domid, []).append(feed)
         self._ask_name(feed)
         return feed
 
-    def _close_domain(self, feed: _DomainFeed) -> None:
+    def _close_domain(self, feed: DomainFeed) -> None:
         if self._by_token.pop(feed.token, None) is None:
             return
         siblings = self._domains[feed.domid]
         siblings.remove(feed)
         if not siblings:
             del self._domains[feed.domid]
-        self._engine.evdisable_domain_death(feed.handle)
+        if self._engine is not None and feed.handle is not None:
+            self._engine.evdisable_domain_death(feed.handle)
 
-    def _close_disk(self, feed: _DiskFeed) -> None:
+    def _close_disk(self, feed: DiskFeed) -> None:
         if self._by_token.pop(feed.token, None) is None:
             return
         del self._disks[feed.domid, feed.devid]
-        self._engine.evdisable_disk_eject(feed.handle)
+        if self._engine is not None and feed.handle is not None:
+            self._engine.evdisable_disk_eject(feed.handle)
 
-    def _ask_name(self, feed: _DomainFeed | _DiskFeed) -> None:
+    def _drop_disk(self, feed: DiskFeed) -> None:
+        """The domain whose disk it was is gone."""
+        for evgen in feed.members:
+            evgen._feed = None
+        self._close_disk(feed)
+
+    def _ask_name(self, feed: DomainFeed | DiskFeed) -> None:
         def arrived(name: str | None) -> None:
             feed.name = name
             feed.named = True
 
-        self._side.name_of(feed.domid, arrived)
+        if self._side is not None:
+            self._side.name_of(feed.domid, arrived)
 
     def _info(self, domid: int) -> DomainInfo | None:
         try:
-            return self._engine.domain_info(domid)
+            return self._at_hand().domain_info(domid)
         except DomainNotFound:
             return None
+
+    def _at_hand(self) -> IEngine:
+        assert self._engine is not None
+        return self._engine

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from gxl.feeds import DomainDeathEvgen, Sink
+from gxl.evgens import DomainDeathEvgen, Sink
 from gxl.pump import Pump
 
 
@@ -17,11 +17,11 @@ class Following:
     def __init__(self, pump: Pump, user: int, sink: Sink) -> None:
         self._pump = pump
         self._user = user
-        self._sink = sink
+        self.sink = sink
         self._evgens: dict[tuple[int, UUID], DomainDeathEvgen] = {}
         with pump.lock:
-            self._look()
-            pump.introduced.append(self._look)
+            self.look()
+            pump.followings[self] = None
 
     def disable(self) -> None:
         """Stop following. Events that occurred before may still be returned. Idempotent.
@@ -30,18 +30,20 @@ class Following:
         """
         self._pump.check_caller()
         with self._pump.lock:
-            if self._look in self._pump.introduced:
-                self._pump.introduced.remove(self._look)
+            self._pump.followings.pop(self, None)
             for evgen in list(self._evgens.values()):
                 evgen.disable()
             self._evgens.clear()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Watch whatever domain is not watched yet. While there is no engine, that has to wait for the next."""
+        if self._pump.outage is not None:
+            return
         present = {(info.domid, info.uuid) for info in self._pump.engine.list_domain() if info.domid != 0}
         for life in [life for life, evgen in self._evgens.items() if evgen.finished and life not in present]:
             del self._evgens[life]
         for life in sorted(present - self._evgens.keys()):
-            self._evgens[life] = self._pump.feeds.watch_domain(life[0], self._user, self._sink, present=True)
+            self._evgens[life] = self._pump.feeds.watch_domain(life[0], self._user, self.sink, present=True)
 
     def __enter__(self) -> Self:
         return self

@@ -209,6 +209,19 @@ class IStoreConnection(Interface):
         """Closes the fd. Idempotent."""
 
 
+class ISuccession(Interface):
+    """Where engines on one host come from: what IEngine.succession returns. It outlives the engine that made it."""
+
+    def xenstore_connect() -> IStoreConnection:
+        """As IEngine.xenstore_connect, and like that it never waits: OSError if no connection can be had now."""
+
+    def open() -> IEngine:
+        """A new engine. EngineUnavailable if there can be none now.
+
+        It may wait for a xenstored that accepts no connection: ask it something first, by one of your own.
+        """
+
+
 class IEngine(Interface):
     """One libxl_ctx. Method names are the header's without `libxl_`; C code ports to it line by line.
 
@@ -221,7 +234,7 @@ class IEngine(Interface):
     is over and raised from it (several: an ExceptionGroup), unless its own documentation says otherwise.
 
     After ctx_free, after postfork_child_noexec, and in a forked child, every call raises MisuseError. After a disaster
-    that libxl can't carry on from, every call but ctx_free raises Disaster.
+    that libxl can't carry on from, every call but succession and ctx_free raises Disaster.
     """
 
     name = Attribute("The engine's name, as in $GXL_ENGINE: 'libxl' or 'embedded'.")
@@ -345,6 +358,13 @@ class IEngine(Interface):
         as gevent's: a child that somebody else reaped is a disaster here.
         """
 
+    def succession() -> ISuccession:
+        """What opens another engine on the same host, once this one is beyond help. Works on a dead engine, too.
+
+        To be called before ctx_free. What the engine has made for itself and would close then, such as a simulated
+        host, goes to its successor.
+        """
+
     def postfork_child_noexec() -> None:
         """In a forked child that will not exec: let go of what a child must not hold. The engine is dead after it."""
 
@@ -464,7 +484,10 @@ class IAwaitableWaiter(IWaiter):
 
 
 class IHubBinding(Interface):
-    """One engine's place in an event loop, made by IHub.attach and belonging to the thread that called it."""
+    """A Context's place in an event loop, made by IHub.attach and belonging to the thread that called it.
+
+    It serves one engine; and if that is lost and replaced, the next, beside what is left of the former.
+    """
 
     osevent = Attribute(
         """An IOSEventHooks whose fds and timeouts report to the sink; or None where there is no loop.
@@ -562,4 +585,4 @@ class IHub(Interface):
     version = Attribute("What it is, for people: a library's version, its loop, what it has patched in this process.")
 
     def attach(sink: IEventSink) -> IHubBinding:
-        """Bind one engine to the loop of the calling thread. Raises MisuseError where there can be none."""
+        """Bind one Context to the loop of the calling thread. Raises MisuseError where there can be none."""

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from typing import Any
 
 from gxl.arguments import check_timeout
 from gxl.building import End
-from gxl.errors import Aborted, GxlError, LibxlError, NotFound, WaitTimeout, from_rc
+from gxl.errors import Aborted, Disaster, GxlError, LibxlError, Nonspecific, NotFound, WaitTimeout, from_rc
 from gxl.interfaces import AsyncHow, NewDomain
 from gxl.pump import Pump
 from gxl.waiting import Waiters
@@ -136,11 +137,30 @@ class Operation:
                 self._pump.operations.pop(self, None)
                 raise
 
+    @property
+    def apart(self) -> bool:
+        """Whether another process sees to it, with a libxl of its own."""
+        return self._abort is not None
+
     def end(self, error: GxlError) -> None:
         """The context has ended before the operation."""
         if not self.done:
-            self._lost = error
+            self._lost = self._unknown(error) if isinstance(error, Disaster) else error
             self._finish()
+
+    def lose(self, disaster: Disaster, abort: bool) -> None:
+        """The engine is lost before the operation has ended. With `abort` it is asked to end all the same."""
+        if abort:
+            with contextlib.suppress(GxlError):
+                self._pump.reign.engine.ao_abort(self._how)
+        if not self.done:
+            self._lost = self._unknown(disaster)
+            self._finish()
+            self._on_end(Nonspecific.code)
+
+    def _unknown(self, disaster: Disaster) -> Disaster:
+        text = f"{self._what} was under way, and its outcome is unknown: {disaster.message}"
+        return Disaster(disaster.type, text, disaster.errnoval)
 
     def _called_back(self, rc: int) -> None:
         # Inside libxl: only note it.

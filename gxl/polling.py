@@ -17,6 +17,7 @@ from gxl.interfaces import IOSEventHooks, IPollSource
 
 if TYPE_CHECKING:
     from gxl.pump import Pump
+    from gxl.reign import Reign
 
 
 class _Interest:
@@ -34,7 +35,7 @@ class Polling:
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
-        self._engines = 0
+        self._asked: list[tuple[Reign, int]] = []
         self._polled: list[_Interest] = []
         self._interests: dict[_Interest, None] = {}
         self._timeouts: dict[object, tuple[float, object]] = {}
@@ -42,23 +43,27 @@ class Polling:
     def before_poll(self) -> tuple[list[tuple[int, int]], float | None]:
         fds: list[tuple[int, int]] = []
         spans: list[float] = []
-        if self._pump.pumpable:
-            try:
-                fds, timeout_ms = self._pump.engine.osevent_beforepoll()
-            except GxlError as error:
-                self._pump.binding.report(error)
-            else:
+        self._asked.clear()
+        for reign in self._pump.reigns():
+            if reign.served:
+                try:
+                    wanted, timeout_ms = reign.engine.osevent_beforepoll()
+                except GxlError as error:
+                    self._pump.binding.report(error)
+                    continue
+                self._asked.append((reign, len(wanted)))
+                fds += wanted
                 spans += [] if timeout_ms is None else [timeout_ms / 1000]
-        self._engines = len(fds)
         self._polled = list(self._interests)
         fds += [(interest.fd, interest.events) for interest in self._polled]
         spans += [moment - time.monotonic() for moment, _ in self._timeouts.values()]
         return fds, min(spans, default=None)
 
     def after_poll(self, fds: list[tuple[int, int, int]]) -> None:
-        if self._pump.pumpable:
-            self._pump.polled(fds[: self._engines])
-        for interest, (fd, events, revents) in zip(self._polled, fds[self._engines :], strict=True):
+        for reign, count in tuple(self._asked):
+            polled, fds = fds[:count], fds[count:]
+            self._pump.polled(reign, polled)
+        for interest, (fd, events, revents) in zip(self._polled, fds, strict=True):
             if revents and interest in self._interests:
                 self._pump.fd_ready(interest.for_libxl, fd, events, revents)
         for registration, (moment, for_libxl) in list(self._timeouts.items()):

@@ -17,24 +17,24 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from zope.interface import implementer
 
 from gxl.building import Build
 from gxl.callbacks import Callbacks
-from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, LibxlError, MisuseError
+from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, LibxlError, Outage
 from gxl.events import EVENTMASK_ALL, Event
+from gxl.evgens import Sink
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
 from gxl.hubhooks import attach
 from gxl.interfaces import (
     ICoroutineBinding,
     IEngine,
-    IEventHooks,
     IEventSink,
     IHub,
     IHubBinding,
@@ -45,6 +45,8 @@ from gxl.interfaces import (
 from gxl.mailbox import Mailbox
 from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
+from gxl.recovery import Recovery
+from gxl.reign import Arrival, Reign, Source
 from gxl.sidechannel import SideChannel
 
 if TYPE_CHECKING:
@@ -54,43 +56,48 @@ _log = logging.getLogger("gxl")
 
 
 class Ender(Protocol):
-    """Something that has to know that the context has ended."""
+    """Something that has to know what becomes of the context."""
 
     def end(self, error: GxlError) -> None:
-        """Nothing more will come."""
+        """It has ended: nothing more will come."""
+
+    def resynced(self, reason: str, since: float) -> None:
+        """It was cut off from Xen since then, and what happened meanwhile is reported next."""
+
+
+class Asker(Protocol):
+    """Something that waits for an answer by the connection that there is now."""
+
+    def end(self, error: GxlError) -> None:
+        """The connection is lost, and no answer will come."""
+
+
+class Follower(Protocol):
+    """Something that has to know when domains appear. What it watches, it reports to `sink`."""
+
+    sink: Sink
+
+    def look(self) -> None:
+        """Domains have appeared, perhaps."""
 
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
-# A ctx that was not freed goes on using the hooks it was given; they must never be collected.
-_abandoned: list[Pump] = []
-
-
-@implementer(IEventHooks)
-class _Collector:
-    """What the engine calls: it appends, and sees to it that somebody drains."""
-
-    event_occurs_mask = EVENTMASK_ALL
-
-    def __init__(self, arrived: Callable[[Event | Disaster], None]) -> None:
-        self.event_occurs: Callable[[Event], None] = arrived
-        self._arrived = arrived
-
-    def disaster(self, type: int, msg: str, errnoval: int) -> None:
-        self._arrived(Disaster(type, msg, errnoval))
 
 
 @implementer(IEventSink)
 class Pump:
-    """One engine at one hub."""
+    """An engine at a hub; and where it may be replaced, one after the other."""
 
-    def __init__(self, engine: IEngine, hub: IHub) -> None:
+    def __init__(self, engine: IEngine, hub: IHub, recover: bool = False) -> None:
         self.counters = Counters()
-        self._incoming: deque[Event | Disaster | Callable[[], object]] = deque()
+        self._incoming: deque[Arrival] = deque()
         self._oldest = 0.0
         self._scheduled = False
         self._inside = False
         self._progress: list[Callable[[], object]] = []
         self.dead: Disaster | None = None
+        # Set while an engine is lost and the next not yet found.
+        self.outage: Outage | None = None
         self.freed = False
         self.abandoned = False
         self.in_child = False
@@ -98,65 +105,75 @@ class Pump:
         self.builds: dict[Build, None] = {}
         # Whoever waits apart from the mailbox, to be told when the context ends.
         self.enders: dict[Ender, None] = {}
-        self.introduced: list[Callable[[], object]] = []
+        self.askers: dict[Asker, None] = {}
+        self.followings: dict[Follower, None] = {}
         self.binding: IHubBinding = attach(hub, self)
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self._coroutines = ICoroutineBinding(self.binding, None)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
-        claimed: IEngine | None = None
+        reign: Reign | None = None
         try:
-            self.engine: IEngine = engine.claim(self.binding.no_switch, self.aside)
-            claimed = self.engine
             hooks = self.binding.osevent
-            if hooks is not None:
-                hooks = CountedHooks(hooks, self.counters)
-                self.engine.osevent_register_hooks(hooks)
-            else:
+            if hooks is None:
                 binding = IPolledBinding(self.binding)
                 self.lock = binding.lock
-                polling = Polling(self)
+                hooks = polling = Polling(self)
                 binding.poll_for(polling)
-                hooks = CountedHooks(polling, self.counters)
-            # What else is watched, apart from the engine, is watched by the same.
-            self.hooks: IOSEventHooks = hooks
-            if self.binding.childproc is not None:
-                self.engine.childproc_setmode(self.binding.childproc)
-            self.engine.event_register_callbacks(_Collector(self.arrived))
-            self.side = SideChannel(self._connect(), hooks, self._store_lost, self._introduced, self.binding.call_soon)
-            self.feeds = Feeds(
-                self.engine, self.side, self.drain, self.lock, self.check_caller, self.log, self.counters
-            )
+            # What is watched apart from the engine, is watched by the same.
+            self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
+            self.reign = reign = self.enthrone(engine)
+            self.side = self.listen(self._connect(engine))
+            self.feeds = Feeds(self.drain, self.lock, self.check_caller, self.log, self.counters)
+            self.feeds.connect(reign.engine, self.side)
             self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
-            if claimed is not None:
-                claimed.ctx_free()
+            if reign is not None:
+                reign.free()
             self.binding.close()
             raise
+        self.recovery = Recovery(self) if recover else None
         _pumps.add(self)
 
+    @property
+    def engine(self) -> IEngine:
+        """The engine. Raises Outage while there is none."""
+        if self.outage is not None:
+            raise self.outage.again()
+        return self.reign.engine
+
+    def enthrone(self, engine: IEngine) -> Reign:
+        """Take an engine over."""
+        hooks = None if self.binding.osevent is None else self.hooks
+        return Reign(engine, self.binding, hooks, self.arrived, self._disaster, self.aside)
+
+    def listen(self, connection: IStoreConnection) -> SideChannel:
+        """Make a side channel of a connection."""
+        return SideChannel(connection, self.hooks, self._store_lost, self._introduced, self.binding.call_soon)
+
     def fd_ready(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
-        """IEventSink: an fd is ready, the engine's or the side channel's."""
-        if for_libxl is self.side:
-            self._turn(self.side.ready)
-        elif isinstance(for_libxl, Build):
-            self._turn(for_libxl.ready, fd)
-        else:
-            self._turn(self.engine.osevent_occurred_fd, for_libxl, fd, events, revents)
+        """IEventSink: an fd is ready. All that is registered at the hub is a Source."""
+        self._turn(cast(Source, for_libxl).fd_ready, fd, events, revents)
 
     def timeout_due(self, for_libxl: object) -> None:
         """IEventSink: a timeout is due."""
         self.counters.timeouts -= 1
-        if for_libxl is self.side:
-            self._turn(self.side.ping)
-        elif isinstance(for_libxl, Build):
-            self._turn(for_libxl.due)
-        else:
-            self._turn(self.engine.osevent_occurred_timeout, for_libxl)
+        self._turn(cast(Source, for_libxl).timeout_due)
 
     def child_reaped(self, pid: int, status: int) -> None:
-        """IEventSink: a child of the engine's has ended."""
-        self._turn(self.engine.childproc_reaped, pid, status)
+        """IEventSink: a child of an engine's has ended."""
+        self._turn(self._child_reaped, pid, status)
+
+    def _child_reaped(self, pid: int, status: int) -> None:
+        if not any(reign.child_reaped(pid, status) for reign in self.reigns()) and self.reign.served:
+            # Nobody knows who forked it, since a signal handler raised in that moment.
+            self.reign.engine.childproc_reaped(pid, status)
+
+    def reigns(self) -> Iterator[Reign]:
+        """The engine's, and those of engines that wait to be freed."""
+        yield self.reign
+        if self.recovery is not None:
+            yield from (reign for reign in self.recovery.former() if reign is not self.reign)
 
     def check_caller(self) -> None:
         """Raises MisuseError in a foreign thread or process, as long as there is something that it could touch."""
@@ -187,14 +204,10 @@ class Pump:
         if self._coroutines is not None:
             self._coroutines.check_can_block(instead)
 
-    @property
-    def pumpable(self) -> bool:
-        """Whether the engine has anything to poll for."""
-        return not self.freed and self.engine.dead is None
-
-    def polled(self, fds: list[tuple[int, int, int]]) -> None:
+    def polled(self, reign: Reign, fds: list[tuple[int, int, int]]) -> None:
         """Where there is no loop: poll(2) has returned."""
-        self._turn(self.engine.osevent_afterpoll, fds)
+        if reign.served:
+            self._turn(reign.engine.osevent_afterpoll, fds)
 
     def _turn(self, call: Callable[..., object], *args: object) -> None:
         if self.freed:
@@ -228,8 +241,6 @@ class Pump:
                 if isinstance(arrival, Event):
                     if self.dead is None:
                         self.feeds.resolve(arrival, self.accept)
-                elif isinstance(arrival, Disaster):
-                    self._disaster(arrival)
                 else:
                     arrival()
             except Exception as error:
@@ -242,10 +253,8 @@ class Pump:
         if self.builds:
             return False
         self.side.close()
-        try:
-            self.engine.ctx_free()
-        except MisuseError as error:
-            self.log(logging.DEBUG, "not freed yet: %s", error)
+        if not self.reign.over and not self.reign.free():
+            self.log(logging.DEBUG, "not freed yet: %s", self.reign.pending)
             return False
         self._let_go()
         return True
@@ -254,7 +263,7 @@ class Pump:
         """Stop watching without freeing: what libxl holds stays held until the process ends."""
         self.abandoned = True
         self.counters.abandoned += 1
-        _abandoned.append(self)
+        self.reign.abandon()
         self._let_go()
 
     def on_progress(self, wake: Callable[[], object]) -> None:
@@ -263,7 +272,9 @@ class Pump:
 
     def _let_go(self) -> None:
         self.freed = True
-        for ender in (*self.operations, *self.enders):
+        self.stop_recovering()
+        waiting: list[Asker] = [*self.operations, *self.enders, *self.askers]
+        for ender in waiting:
             ender.end(self.dead.again() if self.dead is not None else ContextClosed("the Context was closed"))
         self.enders.clear()
         for build in list(self.builds):
@@ -272,7 +283,7 @@ class Pump:
         self.binding.close()
         _pumps.discard(self)
 
-    def arrived(self, arrival: Event | Disaster | Callable[[], object]) -> None:
+    def arrived(self, arrival: Arrival) -> None:
         """Note something that was found inside the engine, to be dealt with outside it. Never switches or raises."""
         if not self._incoming:
             self._oldest = perf_counter()
@@ -285,9 +296,11 @@ class Pump:
         self._scheduled = False
         self.drain()
 
-    def _disaster(self, disaster: Disaster) -> None:
-        if self.engine.dead is not None:
-            self._die(disaster)
+    def _disaster(self, reign: Reign, disaster: Disaster) -> None:
+        if reign is not self.reign or reign.over:
+            self.log(logging.INFO, "an engine that has been replaced reports: %s", disaster)
+        elif reign.engine.dead is not None:
+            self.lose(disaster)
         elif disaster.type:
             self._tell(disaster, 1 << disaster.type, closing=False)
         else:
@@ -296,14 +309,28 @@ class Pump:
             if not self.callbacks.disaster(disaster):
                 self.log(logging.CRITICAL, "%s", disaster)
 
-    def _die(self, disaster: Disaster) -> None:
-        if self.dead is not None:
+    def lose(self, disaster: Disaster, since: float | None = None, hung: bool = False) -> None:
+        """The engine or its xenstored is lost: the context ends, or looks for another.
+
+        `since`: POSIX seconds from which on events may be missing, None meaning now. With `hung`, whoever calls the
+        engine may have to wait for ever.
+        """
+        if self.dead is not None or self.freed or self.outage is not None:
+            return
+        if self.recovery is not None:
+            self.recovery.begin(disaster, since, hung)
             return
         self.dead = disaster
         self._tell(disaster, EVENTMASK_ALL, closing=True)
         # A dead ctx's fds may stay ready for ever; freeing it takes them off the loop.
-        if not self.free():
+        if hung or not self.free():
             self.abandon()
+
+    def stop_recovering(self) -> None:
+        """The context ends: what is lost from now on, or is lost already, stays lost."""
+        recovery, self.recovery = self.recovery, None
+        if recovery is not None:
+            recovery.stop()
 
     def _tell(self, disaster: Disaster, typemask: int, closing: bool) -> None:
         self.counters.disasters += 1
@@ -312,31 +339,38 @@ class Pump:
         if not self.callbacks.disaster(disaster) and not waiters:
             self.binding.report(disaster)
 
-    def _connect(self) -> IStoreConnection:
+    def _connect(self, engine: IEngine) -> IStoreConnection:
         try:
-            return self.engine.xenstore_connect()
+            return engine.xenstore_connect()
         except OSError as error:
             raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
 
-    def _store_lost(self, why: str) -> None:
-        self._die(Disaster(0, why))
+    def _store_lost(self, why: str, since: float | None, hung: bool) -> None:
+        if self.outage is not None and self.recovery is not None:
+            self.recovery.failed(why)
+        else:
+            self.lose(Disaster(0, why), since, hung)
 
     def _introduced(self) -> None:
+        if self.outage is not None:
+            return
         self.drain()
         try:
             self.feeds.check_lives(self.engine.list_domain())
-            for look in list(self.introduced):
-                look()
+            for following in list(self.followings):
+                following.look()
         except LibxlError as error:
             # As libxl has it when its own look at the domains fails: what appeared or ended can't be known any more.
-            self._die(Disaster(0, f"the domains can't be listed: {error}"))
+            self.lose(Disaster(0, f"the domains can't be listed: {error}"))
 
     def forked(self) -> None:
         """In a forked child: everything here is the parent's."""
         self.freed = self.in_child = True
         self.lock = nullcontext()  # another of the parent's threads may hold the other one, for ever
         self.feeds.sever()
-        self.engine.postfork_child_noexec()
+        for reign in self.reigns():
+            if not reign.freed:
+                reign.engine.postfork_child_noexec()
         self.binding.close()
         for build in list(self.builds):
             build.let_go()

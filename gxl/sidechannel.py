@@ -31,13 +31,17 @@ _TOKEN = b"gxl"
 
 
 class SideChannel:
-    """Names, new domains, and whether xenstored is alive. It is its own token at the hooks."""
+    """Names, new domains, and whether xenstored is alive. It is its own token at the hooks.
+
+    `on_lost(why, since, hung)` is called once, if the connection fails: since when xenstored may have been silent, None
+    meaning this moment; and whether it may still be there, and let everybody wait who asks it something.
+    """
 
     def __init__(
         self,
         connection: IStoreConnection,
         hooks: IOSEventHooks,
-        on_lost: Callable[[str], object],
+        on_lost: Callable[[str, float | None, bool], object],
         on_introduced: Callable[[], object],
         later: Callable[[Callable[[], object]], object],
     ) -> None:
@@ -52,6 +56,7 @@ class SideChannel:
         self._changed = False
         self._slices = 0
         self._failure = ""
+        self._heard = time.time()
         self._fd = connection.fileno()
         self._events = select.POLLIN
         self._registration = hooks.fd_register(self._fd, self._events, self)
@@ -60,16 +65,23 @@ class SideChannel:
         if not stat.S_ISSOCK(os.fstat(self._fd).st_mode):
             hooks.timeout_register(time.time() + PING_INTERVAL, self)
 
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
+        """The fd is readable or writable."""
+        self.ready()
+
+    def timeout_due(self) -> None:
+        """The ping interval has passed."""
+        self.ping()
+
     def name_of(self, domid: int, then: Callable[[str | None], object]) -> None:
-        """Ask for a domain's name, and call `then` with it when it comes: None where there is none."""
+        """Ask for a domain's name, and call `then` with it if it comes: None where there is none."""
         if self._fd < 0:
-            then(None)
             return
         self._expected[self._client.read(b"/local/domain/%d/name" % domid)] = then
         self._flush()
 
     def ready(self) -> None:
-        """The fd is readable or writable."""
+        """Take in what has come, and act upon it."""
         self._read()
         # One look at the domains answers for all that is known by now: a burst of new ones is read to its end first.
         if self._changed and self._slices in (0, _LONGEST_BURST):
@@ -101,6 +113,7 @@ class SideChannel:
         except OSError as error:
             self._failure = f"the connection to xenstored failed: {error}"
             return
+        self._heard = time.time()
         self._slices = self._slices + 1 if len(data) == _SLICE else 0
         if not data:
             self._failure = "xenstored has closed the connection: it died or was restarted"
@@ -117,11 +130,11 @@ class SideChannel:
         self._flush()
 
     def ping(self) -> None:
-        """The ping interval has passed."""
+        """Ask xenstored for anything; that it answers is what matters."""
         if self._fd < 0:
             return
         if self._ping is not None and not self._ping.done:
-            self._lose(f"xenstored has not answered for {PING_INTERVAL:.0f} s")
+            self._lose(f"xenstored has not answered for {PING_INTERVAL:.0f} s", self._heard, hung=True)
             return
         self._ping = self._client.read(b"/")
         self._flush()
@@ -129,7 +142,7 @@ class SideChannel:
             self._hooks.timeout_register(time.time() + PING_INTERVAL, self)
 
     def close(self) -> None:
-        """Let go of the fd. Idempotent. Names that are still being asked for will not come."""
+        """Let go of the fd. Idempotent. Names that are still being asked for will not come: nobody is called."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             self._hooks.fd_deregister(fd, self._registration)
@@ -164,9 +177,6 @@ class SideChannel:
         except OSError:
             then(None)
 
-    def _lose(self, why: str) -> None:
-        expected = list(self._expected.values())
+    def _lose(self, why: str, since: float | None = None, hung: bool = False) -> None:
         self.close()
-        for then in expected:
-            then(None)
-        self._on_lost(why)
+        self._on_lost(why, since, hung)

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from gxl.errors import GxlError
-from gxl.events import DomainDeath, Event, EventsLost
-from gxl.feeds import DomainDeathEvgen
+from gxl.events import DomainDeath, Event, EventsLost, EventType
+from gxl.evgens import DomainDeathEvgen
 from gxl.following import Following
 from gxl.pump import Pump
 from gxl.waiting import Waiters
@@ -93,6 +93,13 @@ class Watcher:
         self._error = error
         self._over = True
         self._waiters.wake()
+
+    def resynced(self, reason: str, since: float) -> None:
+        """What happened since then is reported next. This comes whatever types are wanted, as an EventsLost does."""
+        if not self._over:
+            missed = {EventType.DOMAIN_SHUTDOWN} | ({EventType.DOMAIN_DEATH} if self._alive is None else set())
+            self._put(self._pump.feeds.resynced(reason, since, missed))
+            self._waiters.wake()
 
     def __iter__(self) -> Self:
         return self

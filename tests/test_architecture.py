@@ -20,6 +20,7 @@ CONTEXT = (
     *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
     *("gxl.operations", "gxl.expect", "gxl.watch", "gxl.following", "gxl.waiting"),
     *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics"),
+    *("gxl.evgens", "gxl.reign", "gxl.recovery", "gxl.opening"),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 # A room is a module, or a package with all that is in it; the nearest entry counts. It may import itself and these. A

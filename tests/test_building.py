@@ -472,11 +472,11 @@ def test_one_that_is_stopped_is_killed_and_one_that_waits_is_not(apart: World, m
     until(lambda: build._heard != began, 20)
     monkeypatch.setattr(building, "SILENCE_SECONDS", 0.5)
     gevent.sleep(1)
-    build.due()  # it waits for its child, and says so
+    build.timeout_due()  # it waits for its child, and says so
     assert not build._why
     os.kill(build._pid, signal.SIGSTOP)
     gevent.sleep(0.6)
-    build.due()
+    build.timeout_due()
     with pytest.raises(Fail, match="stuck"):
         waits.wait(20)
     os.close(reader)

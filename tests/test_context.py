@@ -376,7 +376,7 @@ def test_close_leaves_no_fd_timer_or_reference_behind(world: World) -> None:
     ctx.evenable_disk_eject(domid, "hdc")
     settle()
     ctx.close()
-    evgens = [o for o in gc.get_objects() if isinstance(o, gxl.feeds.Evgen) and o._feeds is ctx._pump.feeds]
+    evgens = [o for o in gc.get_objects() if isinstance(o, gxl.evgens.Evgen) and o._feeds is ctx._pump.feeds]
     assert not any(evgen._feed for evgen in evgens)
     gevent.sleep(0.01)
     assert gevent.get_hub().loop.activecnt == active

@@ -39,13 +39,15 @@ SOME_UUID = UUID("12345678-9abc-def0-1234-56789abcdef0")
 domids = st.integers(0, 2**32 - 1)
 c_ints = st.integers(-(2**31), 2**31 - 1)
 texts = st.none() | st.text()
+# Up to the last second that a calendar with four digits has.
+moments = st.floats(0, 253402300799)
+types = st.lists(st.sampled_from(EventType)).map(tuple)
 common = st.fixed_dictionaries(
     {
         "domuuid": st.none() | st.uuids(),
         "for_user": st.integers(0, 2**64 - 1),
         "seq": st.none() | st.integers(1),
-        # Up to the last second that a calendar with four digits has.
-        "time": st.none() | st.floats(0, 253402300799),
+        "time": st.none() | moments,
         "name": texts,
     }
 )
@@ -68,7 +70,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(lambda d, v, k, c: DiskEject(d, v, k, **c), domids, texts, disks, common),
     st.builds(lambda d, r, c: OperationComplete(d, r, **c), domids, c_ints, common),
     st.builds(lambda d, c: DomainCreateConsoleAvailable(d, **c), domids, common),
-    st.builds(lambda d, r, c: Resynced(d, r, **c), domids, st.text(), common),
+    st.builds(lambda d, r, s, m, c: Resynced(d, r, s, m, **c), domids, st.text(), moments, types, common),
     st.builds(lambda d, n, c: EventsLost(d, n, **c), domids, st.integers(1), common),
     st.builds(lambda d, t, c: UnknownEvent(d, t, **c), domids, st.integers(6, 61), common),
 )
@@ -79,7 +81,7 @@ ONE_OF_EACH: tuple[Event, ...] = (
     DiskEject(7, "xvda", Disk(vdev="xvda", format=DiskFormat.EMPTY)),
     OperationComplete(7, -3),
     DomainCreateConsoleAvailable(7),
-    Resynced(0, "xenstored is back"),
+    Resynced(0, "xenstored is back", 1764144000.25, (EventType.DOMAIN_SHUTDOWN, EventType.DISK_EJECT)),
     EventsLost(0, 12),
     UnknownEvent(7, 6),
 )
@@ -186,7 +188,10 @@ def test_json_that_is_no_event_is_refused(text: str) -> None:
         (DomainShutdown(7, 0), "shutdown_reason", None),
         (OperationComplete(7, 0), "rc", None),
         (EventsLost(0, 1), "count", "many"),
-        (Resynced(0, "why"), "reason", None),
+        (Resynced(0, "why", 1.5), "reason", None),
+        (Resynced(0, "why", 1.5), "since", 5),
+        (Resynced(0, "why", 1.5), "missed", ["boredom"]),
+        (Resynced(0, "why", 1.5), "missed", 5),
         (DiskEject(7, None, Disk()), "vdev", 5),
         (DiskEject(7, None, Disk()), "disk", None),
         (DiskEject(7, None, Disk()), "disk", {}),

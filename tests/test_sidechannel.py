@@ -111,7 +111,7 @@ class Device:
 def test_where_there_is_no_end_of_file_a_ping_that_is_not_answered_tells() -> None:
     hooks, device = Recorder(), Device()
     lost: list[str] = []
-    side = SideChannel(device, hooks, lost.append, lambda: None, lambda f: f())  # type: ignore[arg-type]
+    side = SideChannel(device, hooks, lambda why, *_: lost.append(why), lambda: None, lambda f: f())  # type: ignore[arg-type]
     assert [name for name, *_ in hooks.calls] == ["fd_register", "timeout_register"]
     side.ping()
     assert not lost
@@ -125,7 +125,7 @@ def test_a_connection_that_takes_nothing_now_is_asked_again_when_it_can() -> Non
     hooks, device = Recorder(), Device()
     taken = [5, 10**6]
     device.send = lambda data: taken.pop(0) if taken[0] < len(data) else len(data)  # type: ignore[method-assign]
-    side = SideChannel(device, hooks, lambda why: None, lambda: None, lambda f: f())  # type: ignore[arg-type]
+    side = SideChannel(device, hooks, lambda *_: None, lambda: None, lambda f: f())  # type: ignore[arg-type]
     side.close()
     side.close()
     assert [name for name, *_ in hooks.calls].count("fd_deregister") == 1

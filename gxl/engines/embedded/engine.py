@@ -24,6 +24,7 @@ from gxl.interfaces import (
     DomainInfo,
     IEngine,
     IStoreConnection,
+    ISuccession,
     NewDomain,
     Predicate,
     SigchldOwner,
@@ -176,6 +177,12 @@ class EmbeddedEngine:
             self._refuse_unless_mainloop("childproc_sigchld_occurred")
             self._ctx.children.check_all()
 
+    def succession(self) -> ISuccession:
+        self._check_owner()
+        self._ctx.core.check_usable()
+        owned, self._ctx.owns_host = self._ctx.owns_host, False
+        return _Succession(self.host, owned)
+
     def postfork_child_noexec(self) -> None:
         self._check_owner()
         core = self._ctx.core
@@ -320,6 +327,23 @@ class EmbeddedEngine:
             raise MisuseError(
                 f"{function} is for SigchldOwner.MAINLOOP; in mode {mode.name} the engine reaps its children itself"
             )
+
+
+@implementer(ISuccession)
+class _Succession:
+    """Engines on one host, of which the next one takes over the host if its predecessor had made it."""
+
+    def __init__(self, host: SimHost, owned: bool) -> None:
+        self._host = host
+        self._owned = owned
+
+    def xenstore_connect(self) -> IStoreConnection:
+        return self._host.connect()
+
+    def open(self) -> EmbeddedEngine:
+        engine = EmbeddedEngine(self._host)
+        engine._ctx.owns_host, self._owned = self._owned, False
+        return engine
 
 
 def _refuse_nested(entry: Entry, function: str) -> None:

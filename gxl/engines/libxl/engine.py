@@ -15,7 +15,7 @@ from gxl.engines.libxl.ctx import Ctx
 from gxl.engines.libxl.evgens import DiskEjectEvgen, DomainDeathEvgen
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
-from gxl.interfaces import AsyncHow, DomainInfo, IEngine, IStoreConnection, NewDomain, Predicate
+from gxl.interfaces import AsyncHow, DomainInfo, IEngine, IStoreConnection, ISuccession, NewDomain, Predicate
 
 
 @implementer(IEngine)
@@ -209,6 +209,11 @@ class LibxlEngine:
             self._ctx.children.sigchld_occurred()
         finally:
             self._ctx.leave(call)
+
+    def succession(self) -> ISuccession:
+        if self._claimed:
+            self._refuse("succession")
+        return store.Succession(self._ctx.library, LibxlEngine)
 
     def postfork_child_noexec(self) -> None:
         if self._claimed:

@@ -7,11 +7,12 @@ import _socket
 import os
 import posix
 import stat
+from collections.abc import Callable
 
 from zope.interface import implementer
 
 from gxl.engines.libxl.loading import Library, ffi
-from gxl.interfaces import IStoreConnection
+from gxl.interfaces import IEngine, IStoreConnection, ISuccession
 
 
 def connect(library: Library) -> IStoreConnection:
@@ -33,6 +34,21 @@ def _device_path() -> str:
     if path is not None:
         return path
     return "/dev/xen/xenbus" if os.path.exists("/dev/xen/xenbus") else "/proc/xen/xenbus"
+
+
+@implementer(ISuccession)
+class Succession:
+    """Opens engines anew. The library stays what it is in this process, and so does the way to its xenstored."""
+
+    def __init__(self, library: Library, engine: Callable[[], IEngine]) -> None:
+        self._library = library
+        self._engine = engine
+
+    def xenstore_connect(self) -> IStoreConnection:
+        return connect(self._library)
+
+    def open(self) -> IEngine:
+        return self._engine()
 
 
 @implementer(IStoreConnection)

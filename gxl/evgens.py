@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an application holds of its interest in events, and what feeds it. gxl.feeds makes both of them work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+from zope.interface import implementer
+
+from gxl.events import Event, ShutdownReason
+from gxl.interfaces import IEvgen
+
+if TYPE_CHECKING:
+    from gxl.feeds import Feeds
+
+Sink = Callable[[Event], object]
+
+
+@implementer(IEvgen)
+class Evgen:
+    """Something that generates events until it is disabled: returned by Context.evenable_*.
+
+    A context manager: `with ctx.evenable_domain_death(domid): …` disables it at the end of the block.
+    """
+
+    __slots__ = ("domid", "user", "_feeds", "_feed", "_sink", "__weakref__")
+
+    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink) -> None:
+        self.domid = domid
+        self.user = user
+        self._feeds = feeds
+        self._feed: DomainFeed | DiskFeed | None = None
+        self._sink = sink
+
+    def disable(self) -> None:
+        """Stop generating events. Those that occurred before may still be returned. Idempotent.
+
+        Raises MisuseError in a thread that the context does not belong to.
+        """
+        self._feeds.check_caller()
+        # Once the context has ended there is nothing to do, and in a forked child nobody to let go of the lock.
+        if self._feed is not None or self._feeds.pending(self):
+            with self._feeds.lock:
+                self._feeds.disable(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disable()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} domid={self.domid} user={self.user}{self._state()}>"
+
+    def _state(self) -> str:
+        return "" if self._feed else ", waits for xenstored" if self._feeds.pending(self) else ", disabled"
+
+
+class DomainDeathEvgen(Evgen):
+    """Generates DomainShutdown and DomainDeath for one life of a domain, each once at most."""
+
+    __slots__ = ("_shutdown_reported", "_death_reported", "_held_over")
+
+    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink) -> None:
+        super().__init__(feeds, domid, user, sink)
+        self._shutdown_reported = False
+        self._death_reported = False
+        self._held_over: tuple[int, ShutdownReason | int | None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the death was reported: nothing comes after it."""
+        return self._death_reported
+
+
+class DiskEjectEvgen(Evgen):
+    """Generates a DiskEject each time the guest ejects the medium of one disk."""
+
+    __slots__ = ("vdev",)
+
+    def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink, vdev: str) -> None:
+        super().__init__(feeds, domid, user, sink)
+        self.vdev = vdev
+
+
+class DomainFeed:
+    """The engine's evgen for one life of a domain, and whom it serves. No handle: not enabled at an engine now."""
+
+    __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
+
+    def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
+        self.domid = domid
+        self.uuid = uuid
+        self.name: str | None = None
+        self.named = False
+        self.token = token
+        self.handle = handle
+        self.members: dict[DomainDeathEvgen, None] = {}
+        self.spent = False
+
+
+class DiskFeed:
+    """The engine's evgen for one disk, and whom it serves. No handle: not enabled at an engine now."""
+
+    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members")
+
+    def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
+        self.domid = domid
+        self.devid = number
+        self.uuid = uuid
+        self.name: str | None = None
+        self.named = False
+        self.token = token
+        self.handle = handle
+        self.members: dict[DiskEjectEvgen, None] = {}

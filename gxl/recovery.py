@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What follows when the engine or its xenstored is lost, and the Context is to live on.
+
+The header has it that an application frees its ctx after a disaster and opens another. Here that takes these steps,
+none of which waits for anything inside a call:
+
+1. Whoever needs an answer now is told that there will be none: operations under way, and questions for names. Whoever
+   waits for events goes on waiting. The old ctx is freed. If it can't be, because an operation or a child is pending,
+   it is served until it can, for a while, and abandoned after that.
+2. From time to time xenstored is called on, by a connection of gxl's own, which never blocks. libxl is not: its
+   connecting waits for a daemon that does not accept, and its requests wait for one that does not answer.
+3. Once xenstored has answered, libxl is opened, and every evgen enabled anew. Whoever may have missed something gets a
+   Resynced, and then what has become of the domains is reported.
+
+If xenstored goes again in the middle of that, it begins anew, and nothing is reported twice: the evgens know what they
+have reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gxl.errors import Disaster, GxlError, Outage
+from gxl.events import EventType
+from gxl.reign import Reign
+
+if TYPE_CHECKING:
+    from gxl.interfaces import DomainInfo, IStoreConnection, ISuccession
+    from gxl.pump import Pump
+    from gxl.sidechannel import SideChannel
+
+FIRST_SECONDS = 0.1
+LONGEST_SECONDS = 10.0
+"""How long to wait before an attempt: at most FIRST_SECONDS for the first, then twice as long each time."""
+ANSWER_SECONDS = 5.0
+"""How long xenstored may take for the answer that proves that it is there."""
+FREE_SECONDS = 30.0
+"""How long a lost ctx is served, while operations or children keep it from being freed."""
+LOG_SECONDS = 60.0
+"""How often an attempt that fails for the same reason as before is logged."""
+
+
+class _Alarm:
+    """A timeout that can be called off. It is its own token at the hooks."""
+
+    def __init__(self, pump: Pump, seconds: float, f: Callable[[], object]) -> None:
+        self._hooks = pump.hooks
+        self._f: Callable[[], object] | None = f
+        self._registration: object = self._hooks.timeout_register(time.time() + seconds, self)
+
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
+        """Never called: there is no fd."""
+
+    def timeout_due(self) -> None:
+        f, self._f = self._f, None
+        if f is not None:
+            f()
+
+    def cancel(self) -> None:
+        if self._f is not None:
+            self._f = None
+            # A registration ends only by occurring.
+            self._hooks.timeout_modify(self._registration, 0)
+
+
+class Recovery:
+    """Replaces a pump's engine when that is lost."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._lost: Disaster = Disaster(0, "")
+        self._since = 0.0
+        self._attempts = 0
+        self._failure = ""
+        self._logged = 0.0
+        self._succession: ISuccession | None = None
+        self._probe: SideChannel | None = None
+        self._alarm: _Alarm | None = None
+        self._former: dict[Reign, _Alarm] = {}
+        pump.on_progress(self._free_former)
+
+    def former(self) -> Iterator[Reign]:
+        """Engines that are lost, but not freed yet."""
+        return iter(tuple(self._former))
+
+    def begin(self, disaster: Disaster, since: float | None, hung: bool) -> None:
+        """The engine is lost."""
+        pump = self._pump
+        self._lost = disaster
+        self._since = time.time() if since is None else since
+        self._attempts = 0
+        self._failure = ""
+        self._describe()
+        pump.counters.disasters += 1
+        pump.log(logging.ERROR, "%s: opening another connection", disaster)
+        pump.callbacks.disaster(disaster)
+        pump.side.close()
+        disablings = pump.feeds.suspend()
+        for operation in list(pump.operations):
+            if not operation.apart:
+                operation.lose(disaster, abort=not hung)
+        for asker in list(pump.askers):
+            asker.end(pump.outage.again() if pump.outage is not None else disaster)
+        self._retire(pump.reign, disablings, hung)
+        self._schedule()
+
+    def failed(self, why: str) -> None:
+        """An attempt to reach xenstored has failed."""
+        self._dismiss_probe()
+        now = time.monotonic()
+        if why != self._failure or now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self._pump.log(logging.WARNING, "no new connection to Xen yet (attempt %d): %s", self._attempts, why)
+        self._failure = why
+        self._describe()
+        self._schedule()
+
+    def stop(self) -> None:
+        """The context ends: try no more."""
+        self._dismiss_probe()
+        for reign in self.former():
+            if not reign.free():
+                self._abandon(reign)
+        for alarm in self._former.values():
+            alarm.cancel()
+        self._former.clear()
+
+    def _describe(self) -> None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._since))
+        tried = f"; attempt {self._attempts} to open another has failed: {self._failure}" if self._failure else ""
+        text = f"the connection to Xen is lost since {when} ({self._lost.message}){tried}"
+        self._pump.outage = Outage(0, text, self._lost.errnoval)
+
+    def _schedule(self) -> None:
+        longest = min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(self._attempts, 30))
+        # Others have lost the same xenstored in the same moment: they should not all come back in one.
+        seconds = random.uniform(longest / 2 if self._attempts else 0, longest)
+        self._alarm = _Alarm(self._pump, seconds, self._attempt)
+
+    def _attempt(self) -> None:
+        self._attempts += 1
+        assert self._succession is not None
+        try:
+            connection = self._succession.xenstore_connect()
+        except OSError as error:
+            self.failed(f"xenstored can't be reached: {error}")
+            return
+        try:
+            self._call_on(connection)
+        except Exception as error:
+            connection.close()
+            self.failed(f"xenstored can't be watched: {error}")
+
+    def _call_on(self, connection: IStoreConnection) -> None:
+        self._probe = self._pump.listen(connection)
+        no_answer = f"xenstored accepts connections, but has not answered for {ANSWER_SECONDS:.0f} s"
+        self._alarm = _Alarm(self._pump, ANSWER_SECONDS, lambda: self.failed(no_answer))
+        # Whether there is such a name, matters not. The rest is not for the midst of its reading.
+        self._probe.name_of(0, lambda name: self._answered())
+
+    def _answered(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = _Alarm(self._pump, 0, self._open)
+
+    def _open(self) -> None:
+        pump = self._pump
+        side, self._probe = self._probe, None
+        assert self._succession is not None
+        assert side is not None
+        try:
+            engine = self._succession.open()
+        except Exception as error:
+            side.close()
+            self.failed(f"the engine can't be opened: {error}")
+            return
+        reign = None
+        try:
+            reign = pump.enthrone(engine)
+            present = pump.feeds.resume(reign.engine, side)
+        except Exception as error:
+            side.close()
+            disablings = pump.feeds.suspend()
+            if reign is not None:
+                self._retire(reign, disablings, hung=False)
+            self.failed(f"the evgens can't be enabled again: {error}")
+            return
+        pump.reign, pump.side, pump.outage = reign, side, None
+        pump.counters.recoveries += 1
+        pump.log(logging.WARNING, "connected to Xen again, after %.1f s", time.time() - self._since)
+        try:
+            self._resynced(present)
+        except GxlError as error:
+            pump.lose(Disaster(0, f"what has become of the domains can't be found out: {error}"))
+
+    def _resynced(self, present: dict[int, DomainInfo]) -> None:
+        pump = self._pump
+        reason = self._lost.message
+        missed = pump.feeds.kinds(pump.accept)
+        if any(following.sink == pump.accept for following in pump.followings):
+            # A life that begins and ends meanwhile leaves no trace.
+            missed |= {EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH}
+        if missed:
+            pump.accept(pump.feeds.resynced(reason, self._since, missed))
+        for ender in list(pump.enders):
+            ender.resynced(reason, self._since)
+        pump.feeds.report_since(present)
+        for following in list(pump.followings):
+            following.look()
+
+    def _retire(self, reign: Reign, disablings: list[Callable[[], object]], hung: bool) -> None:
+        """Free a lost engine, or keep it until it can be freed."""
+        self._succession = reign.engine.succession()
+        if hung:
+            self._abandon(reign)
+        elif not reign.free():
+            if reign.engine.dead is not None:
+                self._abandon(reign)
+                return
+            for disable in disablings:
+                # It must not take ejects from the engine that comes next.
+                with contextlib.suppress(GxlError):
+                    disable()
+            self._former[reign] = _Alarm(self._pump, FREE_SECONDS, lambda: self._give_up(reign))
+
+    def _free_former(self) -> None:
+        for reign in self.former():
+            if reign.free():
+                self._former.pop(reign).cancel()
+
+    def _give_up(self, reign: Reign) -> None:
+        if self._former.pop(reign, None) is not None and not reign.free():
+            self._abandon(reign)
+
+    def _abandon(self, reign: Reign) -> None:
+        self._pump.log(logging.ERROR, "a libxl context is abandoned, not freed: %s", reign.pending or "it may hang")
+        self._pump.counters.abandoned += 1
+        reign.abandon()
+
+    def _dismiss_probe(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None

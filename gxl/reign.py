@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One engine's life within a Context: from being taken over to being freed, or abandoned.
+
+A Context keeps its place in the loop for as long as it lives; its engine may have to be replaced. So what belongs to
+one engine is here, apart from what belongs to the Context: the hooks that it was given, what it has registered by
+them, the children that it forked, and what it reports. What comes for an engine that is gone, is known by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from zope.interface import implementer
+
+from gxl.errors import Disaster, MisuseError
+from gxl.events import EVENTMASK_ALL, Event
+from gxl.interfaces import IChildProcHooks, IEngine, IEventHooks, IHubBinding, IOSEventHooks
+
+Arrival = Event | Callable[[], object]
+
+
+class Source(Protocol):
+    """What stands for a registration at the loop: a token of gxl's own, whatever the engine's is."""
+
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
+        """The fd is ready."""
+
+    def timeout_due(self) -> None:
+        """The timeout is due."""
+
+
+class _Registration:
+    """An fd or a timeout of an engine's: the token at the loop, and what the engine knows it by."""
+
+    __slots__ = ("_reign", "_token", "at_loop")
+
+    def __init__(self, reign: Reign, token: object) -> None:
+        self._reign = reign
+        self._token = token
+        self.at_loop: object = None
+
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
+        if self._reign.served:
+            self._reign.engine.osevent_occurred_fd(self._token, fd, events, revents)
+
+    def timeout_due(self) -> None:
+        if self._reign.served:
+            self._reign.engine.osevent_occurred_timeout(self._token)
+
+
+@implementer(IOSEventHooks)
+class _Hooks:
+    """The loop's hooks, as one engine uses them. What it leaves behind is known, since it may leave it for ever."""
+
+    def __init__(self, reign: Reign, hooks: IOSEventHooks) -> None:
+        self._reign = reign
+        self._hooks = hooks
+        self._fds: dict[_Registration, int] = {}
+
+    def fd_register(self, fd: int, events: int, for_libxl: object) -> _Registration:
+        registration = _Registration(self._reign, for_libxl)
+        registration.at_loop = self._hooks.fd_register(fd, events, registration)
+        self._fds[registration] = fd
+        return registration
+
+    def fd_modify(self, fd: int, registration: object, events: int) -> _Registration:
+        assert isinstance(registration, _Registration)
+        if registration in self._fds:
+            registration.at_loop = self._hooks.fd_modify(fd, registration.at_loop, events)
+        return registration
+
+    def fd_deregister(self, fd: int, registration: object) -> None:
+        assert isinstance(registration, _Registration)
+        if self._fds.pop(registration, None) is not None:
+            self._hooks.fd_deregister(fd, registration.at_loop)
+
+    def timeout_register(self, abs: float, for_libxl: object) -> _Registration:
+        registration = _Registration(self._reign, for_libxl)
+        registration.at_loop = self._hooks.timeout_register(abs, registration)
+        return registration
+
+    def timeout_modify(self, registration: object, abs: float) -> _Registration:
+        assert isinstance(registration, _Registration)
+        registration.at_loop = self._hooks.timeout_modify(registration.at_loop, abs)
+        return registration
+
+    def timeout_deregister(self, registration: object) -> None:
+        assert isinstance(registration, _Registration)
+        self._hooks.timeout_deregister(registration.at_loop)
+
+    def forget_fds(self) -> None:
+        """Watch none of its fds any more. Its timeouts may still occur, once, and are not passed on."""
+        fds, self._fds = self._fds, {}
+        for registration, fd in fds.items():
+            self._hooks.fd_deregister(fd, registration.at_loop)
+
+
+@implementer(IChildProcHooks)
+class _Nursery:
+    """The loop's child watching, as one engine uses it: whose child a pid is, shows by who forked it."""
+
+    def __init__(self, reign: Reign, hooks: IChildProcHooks) -> None:
+        self._reign = reign
+        self._fork: Callable[[], int] | None = hooks.fork_replacement
+        self.chldowner = hooks.chldowner
+        self.reaped_callback = hooks.reaped_callback
+        self.fork_replacement = None if self._fork is None else self._forked
+
+    def _forked(self) -> int:
+        assert self._fork is not None
+        pid = self._fork()
+        if pid:
+            self._reign.children.add(pid)
+        return pid
+
+
+@implementer(IEventHooks)
+class _Collector:
+    """What the engine calls: it appends, and sees to it that somebody drains."""
+
+    event_occurs_mask = EVENTMASK_ALL
+
+    def __init__(self, arrived: Callable[[Arrival], None], disaster: Callable[[Disaster], object]) -> None:
+        self.event_occurs: Callable[[Event], None] = arrived
+        self._arrived = arrived
+        self._disaster = disaster
+
+    def disaster(self, type: int, msg: str, errnoval: int) -> None:
+        self._arrived(partial(self._disaster, Disaster(type, msg, errnoval)))
+
+
+# A ctx that was not freed goes on using the hooks it was given; they must never be collected.
+_abandoned: list[Reign] = []
+
+
+class Reign:
+    """Takes `engine` over, at `binding`. `arrived` takes what it reports; `on_disaster(self, disaster)` comes that way.
+
+    `hooks` are the loop's, None where there is no loop; `later` runs what may block. Raises what the engine raises, and
+    has freed it then, unless it could not be taken over at all.
+    """
+
+    def __init__(
+        self,
+        engine: IEngine,
+        binding: IHubBinding,
+        hooks: IOSEventHooks | None,
+        arrived: Callable[[Arrival], None],
+        on_disaster: Callable[[Reign, Disaster], object],
+        later: Callable[[Callable[[], object]], object],
+    ) -> None:
+        self.offered = engine
+        """What an application may have: it refuses what only the Context may do."""
+        self.engine: IEngine = engine.claim(binding.no_switch, later)
+        self.children: set[int] = set()
+        self.freed = False
+        self.abandoned = False
+        self.pending = ""
+        self._hooks = None if hooks is None else _Hooks(self, hooks)
+        try:
+            if self._hooks is not None:
+                self.engine.osevent_register_hooks(self._hooks)
+            if binding.childproc is not None:
+                self.engine.childproc_setmode(_Nursery(self, binding.childproc))
+            self.engine.event_register_callbacks(_Collector(arrived, partial(on_disaster, self)))
+        except BaseException:
+            self.engine.ctx_free()
+            raise
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be done with the engine."""
+        return self.freed or self.abandoned
+
+    @property
+    def served(self) -> bool:
+        """Whether the engine is to hear of its fds, timeouts and children."""
+        return not self.over and self.engine.dead is None
+
+    def free(self) -> bool:
+        """Free the engine. False while it has operations or children: `pending` says more."""
+        if not self.freed:
+            try:
+                self.engine.ctx_free()
+            except MisuseError as error:
+                self.pending = str(error)
+                return False
+            self.freed = True
+            self._forget_fds()
+        return True
+
+    def abandon(self) -> None:
+        """Leave the engine as it is, and touch it no more: what it holds stays held until the process ends."""
+        self.abandoned = True
+        self._forget_fds()
+        _abandoned.append(self)
+
+    def child_reaped(self, pid: int, status: int) -> bool:
+        """A child has ended. False: it is not one of this engine's."""
+        if pid not in self.children:
+            return False
+        self.children.discard(pid)
+        if self.served:
+            self.engine.childproc_reaped(pid, status)
+        return True
+
+    def _forget_fds(self) -> None:
+        if self._hooks is not None:
+            self._hooks.forget_fds()
