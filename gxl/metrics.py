@@ -68,13 +68,14 @@ class CountedHooks:
     def __init__(self, hooks: IOSEventHooks, counters: Counters) -> None:
         self._hooks = hooks
         self._counters = counters
-        self.fd_modify = hooks.fd_modify
-        self.timeout_modify = hooks.timeout_modify
 
     def fd_register(self, fd: int, events: int, for_libxl: object) -> object:
         registration = self._hooks.fd_register(fd, events, for_libxl)
         self._counters.fds += 1
         return registration
+
+    def fd_modify(self, fd: int, registration: object, events: int) -> object:
+        return self._hooks.fd_modify(fd, registration, events)
 
     def fd_deregister(self, fd: int, registration: object) -> None:
         self._counters.fds -= 1
@@ -84,6 +85,9 @@ class CountedHooks:
         registration = self._hooks.timeout_register(abs, for_libxl)
         self._counters.timeouts += 1
         return registration
+
+    def timeout_modify(self, registration: object, abs: float) -> object:
+        return self._hooks.timeout_modify(registration, abs)
 
     def timeout_deregister(self, registration: object) -> None:
         self._counters.timeouts -= 1
