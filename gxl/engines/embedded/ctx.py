@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 
 from gxl.engines.embedded.building import Building
 from gxl.engines.embedded.children import Children
@@ -23,17 +24,22 @@ class Ctx:
         self.freed = True
         self.host = SimHost() if host is None else host
         self.owns_host = host is None
-        try:
-            connection = self.host.connect()
-        except OSError as error:
-            raise EngineUnavailable("the simulated host can't be used", (("xenstored", str(error)),)) from error
-        self.core = Core()
-        self.store = Store(self.core, connection)
-        self.children = Children(self.core)
-        self.deaths = Deaths(self.core, self.store, self.host)
-        self.ejects = Ejects(self.core, self.store)
-        self.operations = Operations(self.core, self.store, self.host, self.children)
-        self.building = Building(self.operations)
+        with ExitStack() as opened:
+            try:
+                connection = self.host.connect()
+                opened.callback(connection.close)
+                self.core = Core()
+                opened.callback(self.core.osevents.close)
+                self.store = Store(self.core, connection)
+                opened.callback(self.store.close)
+            except OSError as error:
+                raise EngineUnavailable("the simulated host can't be used", (("xenstored", str(error)),)) from error
+            self.children = Children(self.core)
+            self.deaths = Deaths(self.core, self.store, self.host)
+            self.ejects = Ejects(self.core, self.store)
+            self.operations = Operations(self.core, self.store, self.host, self.children)
+            self.building = Building(self.operations)
+            opened.pop_all()
         self.core.on_death = self.operations.fail_all
         self.freed = False
 

@@ -48,9 +48,13 @@ class Store:
         self._last_token = 0
         self._events: deque[WatchEvent] = deque()
         self._interest: FdInterest | None = None
-        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._readable = False
         self._fds = native.epoll()
+        try:
+            self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            self._fds.close()
+            raise
+        self._readable = False
         self._fds.register(connection.fileno(), POLLIN)
         self._fds.register(self._read_end, POLLIN)
 
