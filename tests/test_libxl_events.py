@@ -263,7 +263,8 @@ def test_a_failed_eject_is_a_disaster_of_ejects_only(engine: LibxlEngine, host: 
     domid = host.create_domain()
     host.add_disk(domid, "xvda")
     engine.evenable_disk_eject(domid, "xvda")
-    pump(engine)
+    host.eject_disk(domid, "xvda")
+    engine.event_wait()  # and so the watch's first event has been seen, too
     host.fail_next("WRITE", errno.EACCES)
     host.eject_disk(domid, "xvda")
     with pytest.raises(Disaster, match="acknowledging eject") as raised:

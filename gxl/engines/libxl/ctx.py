@@ -62,10 +62,27 @@ class Ctx:
         out = ffi.new("libxl_ctx **")
         rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
         if rc == 0:
+            self._have_watch_pipe(out[0])
             return out[0]
         said = [message for _, message in self.log.take()]
         self.log.close()
         raise _not_opened(self.library, rc, said)
+
+    def _have_watch_pipe(self, pointer: CData) -> None:
+        """Make libxenstore open its watch pipe now. It would with the first watch, and libxl abort if no fd were left.
+
+        By any watch of libxl's: its callers can be told that there is no fd, now and only now.
+        """
+        try:
+            for fd in os.pipe2(os.O_CLOEXEC):
+                posix.close(fd)
+        except OSError:
+            self.lib.libxl_ctx_free(pointer)
+            self.log.close()
+            raise
+        evgen = ffi.new("libxl_evgen_domain_death **")
+        if self.lib.libxl_evenable_domain_death(pointer, 0, 0, evgen) == 0:
+            self.lib.libxl_evdisable_domain_death(pointer, evgen[0])
 
     def enter(self, function: str, nested: bool = True, even_dead: bool = False) -> Call:
         """Begin a call of `function`, to be ended by leave().
