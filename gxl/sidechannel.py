@@ -59,11 +59,15 @@ class SideChannel:
         self._heard = time.time()
         self._fd = connection.fileno()
         self._events = select.POLLIN
-        self._registration = hooks.fd_register(self._fd, self._events, self)
-        self._client.watch(_INTRODUCE, _TOKEN)
-        self._flush()
-        if not stat.S_ISSOCK(os.fstat(self._fd).st_mode):
-            hooks.timeout_register(time.time() + PING_INTERVAL, self)
+        try:
+            self._registration = hooks.fd_register(self._fd, self._events, self)
+            self._client.watch(_INTRODUCE, _TOKEN)
+            self._flush()
+            if not stat.S_ISSOCK(os.fstat(self._fd).st_mode):
+                hooks.timeout_register(time.time() + PING_INTERVAL, self)
+        except BaseException:
+            connection.close()
+            raise
 
     def fd_ready(self, fd: int, events: int, revents: int) -> None:
         """The fd is readable or writable."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 from uuid import uuid4
@@ -68,7 +68,7 @@ def create(pump: Pump, config: object, fd: int | None, console: bool, terms: Ter
 
         with pump.lock:
             operation.hand_over(start)
-        return _await(operation, terms)
+        return _await(pump, operation, terms)
     return _run(pump, operation, terms, lambda how: _in_process(pump, operation, checked, fd, how, for_user))
 
 
@@ -106,16 +106,18 @@ def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool
 def _run(pump: Pump, operation: Operation, terms: Terms, call: Callable[[AsyncHow], object]) -> Operation:
     with pump.lock:
         operation.start(call)
-    return _await(operation, terms)
+    return _await(pump, operation, terms)
 
 
-def _await(operation: Operation, terms: Terms) -> Operation:
+def _await(pump: Pump, operation: Operation, terms: Terms) -> Operation:
     if terms.wait:
         try:
             operation.wait(terms.timeout)
         except BaseException:
-            # Why the caller leaves matters more than that libxl can't be asked to stop.
-            with contextlib.suppress(GxlError):
+            try:
                 operation.abort()
+            except GxlError as error:
+                # Why the caller leaves matters more than that libxl can't be asked to stop.
+                pump.log(logging.WARNING, "%r was given up, but asking to abort it failed: %s", operation, error)
             raise
     return operation

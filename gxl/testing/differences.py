@@ -72,8 +72,8 @@ TIMEOUT_MODIFY_ON_ABORT = Difference(
 FAILED_TIMEOUT_REGISTER = Difference(
     "A failing timeout_register in domain_shutdown",
     "The operation does not start, and the hook's code is returned.",
-    "A crash. LibxlEngine tells libxl that all is well, and reports a disaster; the operation goes on without its time "
-    "limit.",
+    "A crash. LibxlEngine tells libxl that all is well, and reports a disaster; the timeout occurs at once, and ends "
+    "the operation.",
     on_header="raises",
     on_library="disaster",
 )

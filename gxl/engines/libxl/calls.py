@@ -31,10 +31,10 @@ class Call:
     """One call of the engine's by one thread, while it lasts.
 
     `inside` names the callback that is running in it. `raised` keeps what callbacks raised; `failed` the failures of
-    osevent hooks that libxl has not been told of, with the hooks' names.
+    osevent hooks that libxl has not been told of, with the hooks' names; `untimed` the timeouts among them.
     """
 
-    __slots__ = ("failed", "inside", "outer", "raised", "thread")
+    __slots__ = ("failed", "inside", "outer", "raised", "thread", "untimed")
 
     def __init__(self, thread: int, outer: Call | None) -> None:
         self.thread = thread
@@ -42,6 +42,7 @@ class Call:
         self.inside: str | None = None
         self.raised: list[BaseException] = []
         self.failed: list[tuple[str, OSEventRegFail]] = []
+        self.untimed: list[Any] = []
 
 
 def raise_all(raised: list[BaseException]) -> None:

@@ -105,8 +105,13 @@ class Ctx:
         """End a call: pass on libxl's log, and raise what callbacks raised."""
         outer = call.outer
         if outer is None:
-            self._calls.pop(call.thread, None)
+            try:
+                if call.untimed and self.refusal is None:
+                    self.osevents.let_occur(call.untimed)
+            finally:
+                self._calls.pop(call.thread, None)
         else:
+            outer.untimed += call.untimed
             self._calls[call.thread] = outer
         if self._waiting:
             self.wake_waiting()
@@ -161,7 +166,7 @@ class Ctx:
         for hook, failure in failed:
             message = f"libxl waits for something that the event loop has refused to watch: {failure}"
             self.log.note(logging.CRITICAL, message)
-            # Without the fd libxl is deaf; without the timeout one operation may take for ever.
+            # Without the fd libxl is deaf; without the timeout one operation ends before its time.
             self.disaster(call, 0, message, 0, fatal=hook.startswith("fd_"), cause=failure.__cause__)
 
     def borrow_wake(self) -> int:

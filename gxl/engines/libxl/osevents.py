@@ -3,7 +3,8 @@
 
 Where a register hook fails, only the death evgen survives being told of it; libxl's other callers then tidy up structs
 that nobody has initialised, and crash. So libxl is always told that all is well, and the engine answers for the rest:
-a call that enabled an evgen disables it again and raises, and elsewhere the failure is a disaster.
+a call that enabled an evgen disables it again and raises, and elsewhere the failure is a disaster. A timeout that can't
+be watched occurs at once: some of libxl's are no limits, but what it waits for before it goes on.
 """
 
 from __future__ import annotations
@@ -116,6 +117,13 @@ class OSEvents:
     def timeout_register(self, out: CData, abs: float, nexus: CData) -> None:
         token = self._new(TimeoutToken, out, nexus, f"timeout at {abs:.6f}")
         token.registered = self._run("timeout_register", token, abs, token)
+        if not token.registered:
+            self._ctx.current().untimed.append(token)
+
+    def let_occur(self, untimed: list[Token]) -> None:
+        """Report the timeouts that nobody watches; for the end of a call, whose callbacks may be called still."""
+        while untimed:
+            self.occurred_timeout(untimed.pop(0))
 
     def timeout_modify(self, update: CData) -> None:
         token = self._token(update[0])
