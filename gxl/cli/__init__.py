@@ -12,6 +12,7 @@ import click
 
 from gxl.cli.doctor import doctor
 from gxl.cli.listing import list_domains
+from gxl.cli.serve import serve
 from gxl.cli.sim import sim
 from gxl.cli.simctl import simctl
 from gxl.cli.version import own_version
@@ -54,5 +55,5 @@ def main() -> None:
     """
 
 
-for command in (watch, wait, list_domains, doctor, sim, simctl):
+for command in (watch, wait, list_domains, serve, doctor, sim, simctl):
     main.add_command(command)
