@@ -2,12 +2,13 @@
 """For those who write an engine or a hub provider: the suites that each must pass. Needs pytest."""
 
 from gxl.testing.engines import EngineFailed, EngineTests, check_engine
-from gxl.testing.hubs import HubProviderFailed, HubProviderTests, check_hub_provider
+from gxl.testing.hubs import HubProviderFailed, HubProviderReport, HubProviderTests, check_hub_provider
 
 __all__ = [
     "EngineFailed",
     "EngineTests",
     "HubProviderFailed",
+    "HubProviderReport",
     "HubProviderTests",
     "check_engine",
     "check_hub_provider",

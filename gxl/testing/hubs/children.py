@@ -65,6 +65,15 @@ async def a_childs_status_is_reported_as_from_waitpid(rig: Rig) -> None:
     assert dict(rig.sink.children) == pids
 
 
+async def a_childs_end_is_reported_soon(rig: Rig) -> None:
+    def start() -> Callable[[], object]:
+        pid = fork(rig, lambda: 0)
+        dead(pid)
+        return lambda: pid in dict(rig.sink.children)
+
+    await rig.soon(start, "a child's end is reported", within=0.5)
+
+
 async def a_child_that_is_dead_before_anybody_looks_is_reported(rig: Rig) -> None:
     pid = fork(rig, lambda: 3)
     dead(pid)

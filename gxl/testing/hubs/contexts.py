@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 from zope.interface import implementer
 
 import gxl
-from gxl.errors import Disaster, LibxlError
+from gxl import engines
+from gxl.errors import Disaster, EngineUnavailable, LibxlError
 from gxl.interfaces import ICoroutineBinding, IEngine, IEventHooks
 from gxl.simhost import preload
 from gxl.simhost.launch import launch
@@ -36,26 +38,18 @@ class World:
     @contextlib.contextmanager
     def of(cls, engine: str, provider: Provider) -> Iterator[World]:
         """With the engine "embedded" or "libxl". Skips the test where the real library can't run."""
+        if reason := why_not(engine):
+            pytest.skip(reason)
         if engine == "embedded":
             from gxl.engines.embedded import EmbeddedEngine
 
             with gxl.SimHost() as host:
                 yield cls(host, lambda: EmbeddedEngine(host), provider)
             return
-        from gxl.engines.libxl import LibxlEngine
-
-        served, variables = _served_host()
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        served.reset()
-        try:
-            yield cls(served, LibxlEngine, provider)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        served, variables, _ = _libxl()
+        with _environment(variables):
+            served.reset()
+            yield cls(served, lambda: engines.provide("libxl"), provider)
 
     @contextlib.asynccontextmanager
     async def context(self) -> AsyncIterator[gxl.Context]:
@@ -92,22 +86,44 @@ class World:
         return await waited_for if self.awaits(ctx) else waited_for.wait(self._patience)
 
 
-_served: list[tuple[Any, dict[str, str]]] = []
+def why_not(engine: str) -> str:
+    """Why no case can run with this engine here; empty if they can."""
+    return "" if engine == "embedded" else _libxl()[2]
 
 
-def _served_host() -> tuple[Any, dict[str, str]]:
-    if not _served:
+@functools.cache
+def _libxl() -> tuple[Any, dict[str, str], str]:
+    """A host for the real library, and the variables by which it finds it; or why there can't be one."""
+    try:
+        library = str(preload.library())
+    except OSError as error:
+        return None, {}, f"libxenlight needs a library to run on a simulated host: {error}"
+    if library not in os.environ.get("LD_PRELOAD", ""):
+        return None, {}, f"libxenlight runs on a simulated host only with LD_PRELOAD={library}"
+    stack = contextlib.ExitStack()
+    host, variables = stack.enter_context(launch())
+    pid = os.getpid()
+    atexit.register(lambda: stack.close() if os.getpid() == pid else None)
+    with _environment(variables):
         try:
-            library = str(preload.library())
-        except OSError as error:
-            pytest.skip(f"libxenlight needs a library to run on a simulated host: {error}")
-        if library not in os.environ.get("LD_PRELOAD", ""):
-            pytest.skip(f"libxenlight runs on a simulated host only with LD_PRELOAD={library}")
-        stack = contextlib.ExitStack()
-        _served.append(stack.enter_context(launch()))
-        pid = os.getpid()
-        atexit.register(lambda: stack.close() if os.getpid() == pid else None)
-    return _served[0]
+            engines.provide("libxl").ctx_free()
+        except EngineUnavailable as error:
+            return None, {}, f"libxenlight can't be used here: {error}"
+    return host, variables, ""
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 async def a_shutdown_and_a_death_arrive_as_events(world: World) -> None:

@@ -7,6 +7,7 @@ import os
 import posix
 import socket
 import tempfile
+from collections.abc import Callable
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 
 from gxl.errors import MisuseError
@@ -35,6 +36,34 @@ async def an_fd_is_reported_for_as_long_as_it_is_ready(rig: Rig) -> None:
     await rig.turn()
     assert len(rig.sink.of("level")) == seen
     rig.osevent.fd_deregister(reader, registration)
+
+
+async def an_fd_that_becomes_ready_is_reported_soon(rig: Rig) -> None:
+    reader, writer = rig.pipe()
+    rig.osevent.fd_register(reader, POLLIN, "soon")
+    rig.sink.answers["soon"] = lambda *_: os.read(reader, 1)
+
+    def start() -> Callable[[], object]:
+        seen = len(rig.sink.of("soon"))
+        os.write(writer, b"x")
+        return lambda: len(rig.sink.of("soon")) > seen
+
+    await rig.soon(start, "an fd that has become ready is reported")
+
+
+async def an_fd_that_is_ready_already_is_not_reported_from_inside_a_hook(rig: Rig) -> None:
+    # libxl's lock is held there, and the real library aborts.
+    reader, writer = rig.pipe()
+    os.write(writer, b"x")
+    rig.sink.inside_hook = True
+    registration = rig.osevent.fd_register(reader, POLLIN, "ready")
+    registration = rig.osevent.fd_modify(reader, registration, 0)
+    registration = rig.osevent.fd_modify(reader, registration, POLLIN)
+    rig.sink.inside_hook = False
+    await rig.until(lambda: rig.sink.of("ready"), "it is reported")
+    rig.sink.inside_hook = True
+    rig.osevent.fd_deregister(reader, registration)
+    rig.sink.inside_hook = False
 
 
 async def an_fd_registered_for_nothing_is_never_reported(rig: Rig) -> None:
@@ -252,6 +281,24 @@ async def a_report_may_register_and_modify(rig: Rig) -> None:
     await rig.until(lambda: rig.sink.of("second"), "what was registered inside a report is reported")
     assert len(rig.sink.of("first")) == 1
     assert not rig.sink.of(other)
+
+
+async def a_timeouts_report_may_register_and_deregister_fds(rig: Rig) -> None:
+    old, old_writer = rig.pipe()
+    new, new_writer = rig.pipe()
+    registration = rig.osevent.fd_register(old, POLLIN, "old")
+
+    def replace(_: object) -> None:
+        rig.osevent.fd_deregister(old, registration)
+        rig.osevent.fd_register(new, POLLIN, "new")
+        for writer in (old_writer, new_writer):
+            os.write(writer, b"x")
+
+    rig.sink.answers["now"] = replace
+    rig.osevent.timeout_register(0, "now")
+    await rig.until(lambda: rig.sink.of("new"), "what was registered inside a timeout's report is reported")
+    await rig.turn()
+    assert not rig.sink.of("old")
 
 
 async def an_fd_reused_inside_a_report_is_not_mistaken_for_the_old_one(rig: Rig) -> None:

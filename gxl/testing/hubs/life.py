@@ -26,6 +26,24 @@ async def a_wake_up_from_a_report_ends_a_wait(rig: Rig) -> None:
     assert await rig.wait(waiter, 0) is False
 
 
+async def a_wake_up_from_a_callback_ends_a_wait(rig: Rig) -> None:
+    waiter = rig.binding.waiter()
+    reader, writer = rig.pipe()
+    registration = rig.osevent.fd_register(reader, POLLIN, "now")
+    rig.sink.answers["now"] = lambda *_: waiter.wake()
+    os.write(writer, b"x")
+    assert await rig.wait(waiter, None) is True
+    rig.osevent.fd_deregister(reader, registration)
+    while await rig.wait(waiter, 0):
+        pass
+    rig.binding.call_soon(waiter.wake)
+    assert await rig.wait(waiter, None) is True
+    if rig.binding.childproc is not None:
+        rig.sink.answers["child"] = lambda *_: waiter.wake()
+        fork(rig, lambda: 0)
+        assert await rig.wait(waiter, None) is True
+
+
 async def a_callback_of_the_loop_cannot_wait(rig: Rig) -> None:
     # Where the loop runs coroutines, a callback may make a waiter, for a task to await.
     spare = rig.binding.waiter()
@@ -125,7 +143,7 @@ async def a_forked_child_hears_nothing_of_what_its_parent_watched(rig: Rig) -> N
 
 async def after_close_nothing_is_reported_and_nothing_is_left(rig: Rig) -> None:
     reader, writer = rig.pipe()
-    before = os.listdir("/proc/self/fd")
+    fds, threads = (sorted(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
     other = rig.another()
     timeout = other.osevent.timeout_register(time.time() + 0.001, "timeout")
     registration = other.osevent.fd_register(reader, POLLIN, "fd")
@@ -149,7 +167,8 @@ async def after_close_nothing_is_reported_and_nothing_is_left(rig: Rig) -> None:
         _must_refuse(hook)
     await rig.turn()
     assert (other.sink.fds, other.sink.timeouts) == ([], [])
-    assert sorted(os.listdir("/proc/self/fd")) == sorted(before)
+    assert sorted(os.listdir("/proc/self/fd")) == fds
+    assert sorted(os.listdir("/proc/self/task")) == threads
 
 
 async def close_works_inside_a_report(rig: Rig) -> None:

@@ -158,6 +158,20 @@ class Rig:
             )
             await self.wait(self.waiter, left)
 
+    async def soon(self, start: Callable[[], Callable[[], object]], what: str, within: float = 0.1) -> None:
+        """The case fails if what `start()` causes takes longer than `within` seconds, each of several times.
+
+        `start` returns what says whether it has happened. One of them may be slow because the machine is.
+        """
+        took = []
+        for _ in range(4):
+            began = time.monotonic()
+            await self.until(start(), what)
+            took.append(time.monotonic() - began)
+            if took[-1] < within:
+                return
+        raise AssertionError(f"it took {min(took):.3f} s and more until {what}")
+
     async def turn(self, times: int = 3) -> None:
         """Let the loop look at its fds and at what is due: whatever is ready now is reported when this returns."""
         if self.binding.osevent is None:

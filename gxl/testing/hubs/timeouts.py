@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from gxl.testing.hubs.rig import Rig
 
@@ -52,6 +53,29 @@ async def a_timeout_that_is_due_already_is_reported_soon_but_not_from_inside_the
         await rig.until(lambda token=token: token in rig.sink.timeouts, "it is reported")  # type: ignore[misc]
     await rig.turn()
     assert len([token for token in rig.sink.timeouts if isinstance(token, tuple)]) == 4
+
+
+async def a_timeout_that_is_due_is_reported_soon(rig: Rig) -> None:
+    for ahead in (-math.inf, -10.0, 0.0, 0.01):
+
+        def start(ahead: float = ahead) -> Callable[[], object]:
+            token = object()
+            rig.osevent.timeout_register(time.time() + ahead, token)
+            return lambda: token in rig.sink.timeouts
+
+        await rig.soon(start, f"a timeout that is due in {ahead} s is reported")
+
+
+async def modify_makes_a_timeout_occur_soon(rig: Rig) -> None:
+    # libxl modifies a timeout when it has lost interest: an operation or a close() may wait for nothing else.
+    for ahead in (3600.0, 0.5, math.inf):
+
+        def start(ahead: float = ahead) -> Callable[[], object]:
+            token = object()
+            rig.osevent.timeout_modify(rig.osevent.timeout_register(time.time() + ahead, token), 0)
+            return lambda: token in rig.sink.timeouts
+
+        await rig.soon(start, f"a timeout that was due in {ahead} s and was modified is reported")
 
 
 async def modify_reports_a_timeout_at_once_and_exactly_once(rig: Rig) -> None:

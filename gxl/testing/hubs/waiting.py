@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from zope.interface.verify import verifyClass, verifyObject
 
@@ -59,6 +60,32 @@ async def a_wait_ends_when_its_time_is_up_and_not_before(rig: Rig) -> None:
         assert span <= took < span + 2, took
 
 
+async def a_wait_ends_soon_after_its_time(rig: Rig) -> None:
+    took = []
+    for _ in range(4):
+        started = time.monotonic()
+        await rig.wait(rig.waiter, 0.01)
+        took.append(time.monotonic() - started)
+    assert min(took) < 0.1, took
+
+
+async def a_wake_up_ends_a_wait_soon(rig: Rig) -> None:
+    # By spawned code, which in some loops is a thread.
+    def start() -> Callable[[], object]:
+        woken: list[bool] = []
+        waiter = rig.binding.waiter()
+
+        async def sleep() -> None:
+            rig.binding.call_soon(waiter.wake)
+            woken.append(await rig.wait(waiter, None))
+            rig.waiter.wake()
+
+        rig.spawn(sleep)
+        return lambda: woken
+
+    await rig.soon(start, "a wake-up ends a wait")
+
+
 async def one_waiter_is_woken_and_no_other(rig: Rig) -> None:
     woken = []
     waiters: dict[int, IWaiter] = {}
@@ -90,6 +117,34 @@ async def call_soon_calls_in_order_and_not_from_inside(rig: Rig) -> None:
     rig.binding.call_soon(rig.waiter.wake)
     await rig.until(lambda: len(called) == 3, "all were called")
     assert called == [0, 1, 2]
+
+
+async def what_is_to_be_called_soon_is(rig: Rig) -> None:
+    def start() -> Callable[[], object]:
+        called: list[bool] = []
+
+        def note() -> None:
+            called.append(True)
+            rig.waiter.wake()
+
+        rig.binding.call_soon(note)
+        return lambda: called
+
+    await rig.soon(start, "what is to be called soon is called")
+
+
+async def what_is_spawned_runs_soon(rig: Rig) -> None:
+    def start() -> Callable[[], object]:
+        run: list[bool] = []
+
+        def note() -> None:
+            run.append(True)
+            rig.waiter.wake()
+
+        rig.binding.spawn(note)
+        return lambda: run
+
+    await rig.soon(start, "what is spawned runs")
 
 
 async def what_is_spawned_may_wait_and_so_may_what_it_spawns(rig: Rig) -> None:
