@@ -83,7 +83,7 @@ def run(data: bytes) -> None:
     side = SideChannel(
         _Connection(choices),
         _Hooks(),  # type: ignore[arg-type]
-        lost.append,
+        lambda why, since, hung: lost.append(why),
         lambda: None,
         due.append,
     )
