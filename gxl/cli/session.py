@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -59,17 +59,19 @@ class Session:
         self._nobody_reads = False
         self._rouse: Callable[[], object] | None = None
 
-    def events(self, domids: Sequence[int] | None, timeout: float | None = None) -> Iterator[Event]:
+    def events(self, domids: Collection[int] | None, timeout: float | None = None) -> Generator[Event]:
         """The events of these domains until they are all dead, or of all domains; in either case until `timeout`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.ctx.watch(*domids or (), timeout=timeout, maxlen=_MAXLEN) as watcher:
+        with self.ctx.watch(*sorted(domids or ()), timeout=timeout, maxlen=_MAXLEN) as watcher:
             # From the loop: the signal may have come while libxl calls back, or while a lock is held.
             self._rouse = lambda: self.ctx._pump.binding.call_soon(watcher.close)
-            for event in watcher:
-                yield event
-                if self.number or (deadline is not None and time.monotonic() >= deadline):
-                    break
-            self._rouse = None
+            try:
+                for event in watcher:
+                    yield event
+                    if self.number or (deadline is not None and time.monotonic() >= deadline):
+                        break
+            finally:
+                self._rouse = None
         self.end_if_asked()
 
     def end_if_asked(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 
 import click
 
@@ -51,12 +52,12 @@ def wait(domain: str, awaited: str, timeout: float | None, as_json: bool) -> Non
             domids = ", ".join(str(one.domid) for one in found)
             raise NoSuchDomain(f"several domains are called {domain!r}: {domids}; give a UUID")
         name = found[0].name
-        events = here.events([found[0].domid], timeout)
         called = f"{printable(name or '-')} (domain {found[0].domid})"
-        click.echo(f"gxl: waiting for the {awaited} of {called}", err=True)
-        for event in events:
-            if isinstance(event, _ENDS[awaited]):
-                content = event.as_dict() | {"name": event.name or name}
-                here.out.line(json.dumps(content) if as_json else line(event, content["name"], colourful()))
-                return
+        with closing(here.events([found[0].domid], timeout)) as events:
+            click.echo(f"gxl: waiting for the {awaited} of {called}", err=True)
+            for event in events:
+                if isinstance(event, _ENDS[awaited]):
+                    content = event.as_dict() | {"name": event.name or name}
+                    here.out.line(json.dumps(content) if as_json else line(event, content["name"], colourful()))
+                    return
         sys.exit(TIMED_OUT)
