@@ -371,6 +371,7 @@ class Pump:
         for reign in self.reigns():
             if not reign.freed:
                 reign.engine.postfork_child_noexec()
+        self.recovery = None  # the connection is the parent's to find again
         self.binding.close()
         for build in list(self.builds):
             build.let_go()

@@ -27,7 +27,8 @@ class World:
 
     def open(self, **how: Any) -> gxl.Context:
         """A Context on this host, closed at the end of the test."""
-        ctx = gxl.Context(engine=self.engine(), hub=self.hub, **how)
+        engine = self.make_engine if how.get("recover") else self.engine()
+        ctx = gxl.Context(engine=engine, hub=self.hub, **how)
         self.contexts.append(ctx)
         return ctx
 

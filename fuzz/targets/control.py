@@ -7,6 +7,7 @@ Each line is answered by one line. A call that fails changes nothing: whatever w
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,9 @@ class _Served:
     def reset(self) -> None:
         self.host.close()
         self.host = SimHost()
+
+    def down(self) -> AbstractContextManager[None]:
+        return self.host.down()
 
 
 def run(data: bytes) -> None:

@@ -40,7 +40,7 @@ CALLS = frozenset(
         "drop_connections",
     }
 )
-BLOCKS = frozenset({"quiet", "stalled"})
+BLOCKS = frozenset({"quiet", "stalled", "down"})
 
 
 class Served(Protocol):
@@ -50,9 +50,11 @@ class Served(Protocol):
 
     def reset(self) -> None: ...
 
+    def down(self) -> AbstractContextManager[None]: ...
+
 
 Blocks = list[AbstractContextManager[None]]
-"""The `quiet` and `stalled` blocks that a connection is in."""
+"""The blocks, `quiet` and others, that a connection is in."""
 
 
 def call(served: Served, blocks: Blocks, line: bytes) -> bytes:
@@ -78,7 +80,7 @@ def _carry_out(served: Served, blocks: Blocks, line: bytes) -> object:
         blocks.pop().__exit__(None, None, None)
         return None
     if name in BLOCKS:
-        block: AbstractContextManager[None] = getattr(served.host, name)()
+        block: AbstractContextManager[None] = getattr(served if name == "down" else served.host, name)()
         block.__enter__()
         blocks.append(block)
         return None

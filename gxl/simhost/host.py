@@ -57,6 +57,7 @@ class SimHost:
         self._stub_domains: dict[int, int] = {}
         self._reactions: deque[bytes] = deque()
         self._closed = False
+        self._down = 0
         self._plant(layout.dom0())
         #: The door for engines: what libxl does by hypercall, with injected errors.
         self.hypercalls = Hypercalls(self._domains, self._lock, self._failures.take, self._woken)
@@ -253,6 +254,21 @@ class SimHost:
             with self._lock:
                 self._daemon.catch_up()
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """xenstored is dead: every client reads end of file, and nobody can connect. At the end it is back.
+
+        What is in the store stays, and domains go on living and dying; only nobody hears of it.
+        """
+        with self._lock:
+            self._down += 1
+            self.drop_connections()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._down -= 1
+
     def fail_next(self, call: str, errno: int) -> None:
         """Let the next invocation of `call` fail with `errno`; several add up, in order.
 
@@ -278,6 +294,8 @@ class SimHost:
     def _check_connect(self) -> None:
         if self._closed:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "the simulated host is closed")
+        if self._down:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the simulated xenstored is down")
         if number := self._failures.take(CONNECT):
             raise OSError(number, f"{os.strerror(number)}: injected into {CONNECT}")
 

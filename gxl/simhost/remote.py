@@ -145,6 +145,12 @@ class RemoteHost:
             yield
 
     @contextmanager
+    def down(self) -> Iterator[None]:
+        """See SimHost. To programs, the socket is gone."""
+        with self._block("down"):
+            yield
+
+    @contextmanager
     def _block(self, name: str) -> Iterator[None]:
         self._call(name)
         try:

@@ -11,7 +11,8 @@ import os
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gxl.simhost import abi, control
@@ -144,6 +145,23 @@ class Server:
         """Begin again with a new host."""
         self.host.close()
         self.host = SimHost()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """SimHost.down, which its clients can't tell from a daemon that is not running: its socket is gone."""
+        place = self.directory / "socket"
+        if not place.exists():
+            raise ValueError("xenstored is down already")
+        for door in [door for door in self._doors if door[1] is _XenstorePeer]:
+            self._doors.remove(door)
+            self._selector.unregister(door[0])
+            door[0].close()
+        place.unlink()
+        with self.host.down():
+            try:
+                yield
+            finally:
+                self._listen(place, _XenstorePeer)
 
     def stop(self) -> None:
         """Let `run` return. Any thread may call this."""
