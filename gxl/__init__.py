@@ -28,14 +28,19 @@ from gxl.events import (
     Resynced,
     ShutdownReason,
     UnknownEvent,
+    from_json,
     mask,
 )
 from gxl.interfaces import AsyncHow, SigchldOwner
 from gxl.metrics import Metrics
 from gxl.operations import Operation
 from gxl.simhost import SimHost
+from gxl.watcher import Watcher
+from gxl.watching import watch
 
 __all__ = [
+    "watch",
+    "Watcher",
     "Context",
     "Domain",
     "Event",
@@ -50,6 +55,7 @@ __all__ = [
     "UnknownEvent",
     "ShutdownReason",
     "EVENTMASK_ALL",
+    "from_json",
     "mask",
     "Metrics",
     "AsyncHow",

@@ -58,13 +58,13 @@ def check_typemask(typemask: object) -> int:
 
 
 def check_filters(
-    typemask: int, predicate: object, domid: int | None, user: int | None
-) -> tuple[int, int | None, int | None]:
+    typemask: int, predicate: object, domid: int | str | UUID | None, user: int | None
+) -> tuple[int, int | str | UUID | None, int | None]:
     """What event_check and event_wait choose events by."""
     check_callable(predicate, "predicate")
     return (
         check_typemask(typemask),
-        None if domid is None else check_domid(domid),
+        domid if domid is None or isinstance(domid, (str, UUID)) else check_domid(domid),
         None if user is None else check_user(user),
     )
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self, cast
 from uuid import UUID
 
-from gxl import hubhooks, toolstack
-from gxl.arguments import check_domid, check_fd, check_filters, check_timeout, check_user, check_vdev
+from gxl import hubhooks, whose
+from gxl.arguments import check_filters, check_timeout, check_user, check_vdev
 from gxl.closing import Closing
-from gxl.domains import Domain, by_uuid, find, with_names
+from gxl.domains import Domain, Listing, locate, locate_if_possible, located
 from gxl.errors import ContextClosed, Outage
 from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
 from gxl.evgens import DiskEjectEvgen, DomainDeathEvgen, Evgen
@@ -20,13 +21,12 @@ from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
 from gxl.metrics import Metrics, snapshot
 from gxl.opening import Engine, Opening
-from gxl.operations import Operation
 from gxl.pump import Pump
-from gxl.toolstack import Terms
-from gxl.watch import Watcher
+from gxl.toolstack import Toolstack
+from gxl.watcher import Settings, Watcher
 
 
-class Context:
+class Context(Toolstack):
     """Domain events for cooperative code: one libxl_ctx, one event loop, one queue.
 
     `engine`: who speaks for Xen. None means $GXL_ENGINE, or "libxl"; else a name, or a callable that opens one, or
@@ -67,14 +67,15 @@ class Context:
         typemask: int = EVENTMASK_ALL,
         predicate: Predicate | None = None,
         *,
-        domid: int | None = None,
+        domid: int | str | UUID | None = None,
         user: int | None = None,
     ) -> Event | None:
         """The oldest event that has arrived and passes, removed from the queue; None if there is none.
 
         An event passes if its type is in `typemask` (see gxl.mask), it concerns `domid`, carries `user` as its
-        for_user (None: any), and `predicate(event)` is true. Never waits, and does no I/O: while your code keeps the
-        hub busy, nothing arrives.
+        for_user (None: any), and `predicate(event)` is true. A name or UUID instead of a domid is compared with those
+        that the events carry, and not looked up. Never waits, and does no I/O: while your code keeps the hub busy,
+        nothing arrives.
 
         A predicate must not block or switch. One that raises loses no event; the exception surfaces here.
         """
@@ -82,7 +83,7 @@ class Context:
             pump = self._enter()
             typemask, domid, user = check_filters(typemask, predicate, domid, user)
             pump.drain()
-            event = pump.mailbox.take(typemask, predicate, domid, user)
+            event = whose.take(pump, typemask, predicate, domid, user)
             if event is None and pump.dead is not None:
                 raise pump.dead.again()
             return event
@@ -93,13 +94,16 @@ class Context:
         predicate: Predicate | None = None,
         timeout: float | None = None,
         *,
-        domid: int | None = None,
+        domid: int | str | UUID | None = None,
         user: int | None = None,
     ) -> Event:
         """Like event_check, but waits, cooperatively, until there is such an event.
 
         Several may wait at once. An event that more than one of them wants goes to the one that began to wait first,
         and wakes no other. One that is killed, or whose time is up, takes nothing with it.
+
+        A name or UUID instead of a domid that no event here carries is looked up: LookupError if neither a domain that
+        there is, nor one that is watched, is called so, or if several are.
 
         `timeout`: seconds; None waits for ever, 0 does not wait. Raises WaitTimeout when they are over, ContextClosed
         if the context is closed meanwhile, Disaster if events may have been missed.
@@ -110,7 +114,7 @@ class Context:
             timeout = check_timeout(timeout)
             pump.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
             pump.drain()
-            return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
+            return whose.wait(pump, typemask, predicate, timeout, domid, user)
 
     def __aiter__(self) -> Self:
         """Where the loop runs coroutines, `async for event in ctx` takes every event, until the context is closed."""
@@ -139,8 +143,10 @@ class Context:
             pump.drain()
             pump.callbacks.register(hooks)
 
-    def evenable_domain_death(self, domid: int, user: int = 0, *, present: bool = True) -> DomainDeathEvgen:
-        """Report the shutdown and the death of the domain that now has this domid.
+    def evenable_domain_death(
+        self, domid: int | str | UUID, user: int = 0, *, present: bool = True
+    ) -> DomainDeathEvgen:
+        """Report the shutdown and the death of the domain that now has this domid (name, UUID: see domid_of).
 
         Each is reported once at most, in this order; a domain that is destroyed while it runs has only a death. What
         is true already (a domain that has shut down, is dying or does not exist) is reported at once; with
@@ -150,20 +156,22 @@ class Context:
         `user` comes back in the events' for_user. May be called several times for one domain: each evgen reports.
         """
         pump = self._enter_alive()
-        return pump.feeds.watch_domain(check_domid(domid), check_user(user), pump.accept, present)
+        user = check_user(user)
+        return pump.feeds.watch_domain(locate(pump, domid), user, pump.accept, present)
 
     def evdisable_domain_death(self, evgen: DomainDeathEvgen) -> None:
         """Stop: evgen.disable(). Events that occurred before may still be returned."""
         self._disable(evgen, DomainDeathEvgen)
 
-    def evenable_disk_eject(self, domid: int, vdev: str, user: int = 0) -> DiskEjectEvgen:
+    def evenable_disk_eject(self, domid: int | str | UUID, vdev: str, user: int = 0) -> DiskEjectEvgen:
         """Report each time the guest ejects the medium of the disk that it sees as `vdev`.
 
         Several evgens on one disk each report each eject, under the name and user value that each was enabled with.
         What the event's `disk` says comes from the guest.
         """
         pump = self._enter_alive()
-        return pump.feeds.watch_disk(check_domid(domid), check_vdev(vdev), check_user(user), pump.accept)
+        vdev, user = check_vdev(vdev), check_user(user)
+        return pump.feeds.watch_disk(locate(pump, domid), vdev, user, pump.accept)
 
     def evdisable_disk_eject(self, evgen: DiskEjectEvgen) -> None:
         """Stop: evgen.disable(). Events that occurred before may still be returned."""
@@ -177,136 +185,30 @@ class Context:
         pump = self._enter_alive()
         return Following(pump, check_user(user), pump.accept)
 
-    def domain_pause(
-        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
-    ) -> Operation:
-        """Stop scheduling the domain's vcpus.
-
-        This and the operations below wait, cooperatively, for their end, and raise libxl's error if they fail. With
-        `wait=False` they return as soon as the operation has started; the Operation that they return can be waited
-        for. When `timeout` seconds are over, WaitTimeout is raised and libxl is asked to abort the operation; it is
-        also asked to when the waiting greenlet is killed. With `for_user`, an OperationComplete with that for_user is
-        queued at the end as well, unless the operation could not even be started.
-        """
-        return toolstack.operate(self._enter_alive(), "domain_pause", domid, Terms(wait, timeout, for_user))
-
-    def domain_unpause(
-        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
-    ) -> Operation:
-        """Let the domain's vcpus run again."""
-        return toolstack.operate(self._enter_alive(), "domain_unpause", domid, Terms(wait, timeout, for_user))
-
-    def domain_shutdown(
-        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
-    ) -> Operation:
-        """Ask the guest to shut down; it has a minute to acknowledge the request. Watch the domain to see it happen."""
-        return toolstack.operate(self._enter_alive(), "domain_shutdown", domid, Terms(wait, timeout, for_user))
-
-    def domain_reboot(
-        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
-    ) -> Operation:
-        """Ask the guest to shut down with reason REBOOT; starting it again is the toolstack's business."""
-        return toolstack.operate(self._enter_alive(), "domain_reboot", domid, Terms(wait, timeout, for_user))
-
-    def domain_destroy(
-        self, domid: int, wait: bool = True, timeout: float | None = None, for_user: int | None = None
-    ) -> Operation:
-        """Destroy the domain and its devices. libxl forks a child for it.
-
-        Raises MisuseError where the hub can't watch children (under gevent: off the main thread).
-        """
-        pump = self._enter_alive()
-        return toolstack.operate(pump, "domain_destroy", domid, Terms(wait, timeout, for_user), forks=True)
-
-    def domain_create(
-        self,
-        config: str | dict[str, Any],
-        console: bool = False,
-        wait: bool = True,
-        timeout: float | None = None,
-        for_user: int | None = None,
-    ) -> Operation:
-        """Create a domain, and leave it paused: domain_unpause it. Its domid is the Operation's.
-
-        `config` is libxl's JSON, as text or as the dict that it stands for: what `xl create --dryrun` prints. A domain
-        without a UUID in `c_info` gets a random one. With `console`, a DomainCreateConsoleAvailable is queued when its
-        console can be opened, whose for_user is `for_user`, or 0. A process of its own calls libxl; if that dies or
-        is stuck, the operation fails, and what it left of the domain is destroyed.
-        """
-        return toolstack.create(self._enter_alive(), config, None, console, Terms(wait, timeout, for_user))
-
-    def domain_restore(
-        self,
-        fd: int,
-        config: str | dict[str, Any],
-        console: bool = False,
-        wait: bool = True,
-        timeout: float | None = None,
-        for_user: int | None = None,
-    ) -> Operation:
-        """Create a domain in the state that domain_suspend wrote, read from `fd`; otherwise as domain_create.
-
-        `config`: the one that it was created with. Leave `fd` alone until the end: it is in use, and blocking.
-        """
-        check_fd(fd)
-        return toolstack.create(self._enter_alive(), config, fd, console, Terms(wait, timeout, for_user))
-
-    def domain_suspend(
-        self,
-        domid: int,
-        fd: int,
-        live: bool = False,
-        wait: bool = True,
-        timeout: float | None = None,
-        for_user: int | None = None,
-    ) -> Operation:
-        """Let the guest suspend itself, and write its state to `fd`; with `live`, most of it while it still runs.
-
-        Afterwards the domain is there, shut down with reason SUSPEND: domain_destroy it. Leave `fd` alone until the
-        end: it is in use, and blocking. What is in `fd` is libxl's alone; `xl` writes a header of its own before it.
-        """
-        return toolstack.suspend(self._enter_alive(), domid, fd, live, Terms(wait, timeout, for_user))
-
-    def cdrom_insert(
-        self,
-        domid: int,
-        vdev: str,
-        path: str | None,
-        format: str = "raw",
-        wait: bool = True,
-        timeout: float | None = None,
-        for_user: int | None = None,
-    ) -> Operation:
-        """Put the image file `path` into the CD drive `vdev` of an HVM domain; None takes out what is in it.
-
-        `format`: "raw", "qcow2", "vhd" … Both are the caller's to know. Nothing that an eject event says of its disk
-        belongs here: the guest chose it.
-        """
-        return toolstack.insert(self._enter_alive(), domid, vdev, path, format, Terms(wait, timeout, for_user))
-
     def watch(
         self,
         *domains: int | str | UUID,
-        types: Iterable[type[Event] | EventType] | None = None,
+        types: type[Event] | EventType | Iterable[type[Event] | EventType] | None = None,
         timeout: float | None = None,
         maxlen: int = 1000,
         overflow: str = "drop_newest",
     ) -> Watcher:
-        """Iterate over the shutdowns and deaths of `domains`, or of all domains, those that appear later too.
+        """Iterate, by `for` or `async for`, over the shutdowns and deaths of `domains`, or of all domains.
 
-        `domains`: domids, names or UUIDs, of domains that exist (LookupError otherwise; looking up a name waits,
-        cooperatively). `types`: only events of these. `timeout`: the iteration ends after so many seconds. Without it,
-        an iteration over given domains ends when the last of them has died, and one over all domains never does.
+        Without `domains` those are followed that exist, and those that appear later; domain 0 is left out. `domains`:
+        see domid_of; a name is looked up, cooperatively. In a loop that runs coroutines that waits for the first
+        `await`: `async with ctx.watch("web1") as watcher` has looked it up, and watches, when the block begins.
+        `types`: only events of these. `timeout`: the iteration ends after so many seconds. Without it, an iteration
+        over given domains ends when the last of them has died, and one over all domains never does.
 
         Nobody else sees these events, and nobody else's are taken. At most `maxlen` of them wait to be looped over;
-        beyond that `overflow` says which are dropped, "drop_newest" or "drop_oldest", and an EventsLost stands in
-        their place. Close it, or use it as a context manager, unless it was iterated to its end.
+        beyond that `overflow` says which are dropped: "drop_newest" or "drop_oldest". Either way an EventsLost stands
+        in their place, whatever `types` says. Close it, or use it as a context manager, unless it was iterated to its
+        end.
         """
         pump = self._enter_alive()
-        wanted = None if types is None else mask(*types)
-        timeout = check_timeout(timeout)
-        domids = [self.domid_of(domain) for domain in domains] if domains else None
-        return Watcher(pump, domids, wanted, timeout, maxlen, overflow)
+        settings = Settings.checked(types, timeout, maxlen, overflow)
+        return Watcher(pump, locate_if_possible(pump, domains, settings.timeout) if domains else None, settings)
 
     def expect(
         self,
@@ -321,39 +223,53 @@ class Context:
         `with ctx.expect(DomainDeath, domid) as death: ctx.domain_destroy(domid); event = death.wait(30)`
 
         `types`: DomainShutdown, DomainDeath or DiskEject, or several; an eject needs the disk's name, `vdev`.
-        `predicate`: only an event for which it is true. The event is not taken from anybody else.
+        `predicate`: only an event for which it is true. The event is not taken from anybody else. `domain`: see
+        domid_of. In a loop that runs coroutines, `async with` looks a name up, and the expectation is awaited.
         """
         pump = self._enter_alive()
         several = types if isinstance(types, Iterable) else (types,)
-        return Expectation(pump, self.domid_of(domain), mask(*several), vdev, predicate)
+        return Expectation(pump, locate_if_possible(pump, [domain])[0], mask(*several), vdev, predicate)
 
     def wait_shutdown(self, domain: int | str | UUID, timeout: float | None = None) -> DomainShutdown | DomainDeath:
         """Wait until the domain has shut down, or has died without: at once if it is so already.
 
         Raises WaitTimeout after `timeout` seconds.
         """
-        with self.expect((DomainShutdown, DomainDeath), domain) as end:
-            event = end.wait(timeout)
-        assert isinstance(event, (DomainShutdown, DomainDeath))
-        return event
+        pump, timeout = self._enter_alive(), check_timeout(timeout)
+        pump.check_can_block("`await ctx.await_shutdown(…)`")
+        begin = time.monotonic()
+        with self.expect(_END, locate(pump, domain, timeout)) as end:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begin))
+            return cast(DomainShutdown | DomainDeath, end.wait(left))
+
+    async def await_shutdown(self, domain: int | str | UUID) -> DomainShutdown | DomainDeath:
+        """wait_shutdown(), where the loop runs coroutines, which bounds the time by itself."""
+        async with self.expect(_END, domain) as end:
+            return cast(DomainShutdown | DomainDeath, await end)
 
     def domid_of(self, domain: int | str | UUID) -> int:
-        """The domid of a domain that is given by its domid, name or UUID (as text, too).
+        """The domid of a domain that is given by its domid, its name, or its UUID, as text, too.
 
-        A domid is taken as it is. Looking up a name waits, cooperatively. LookupError if there is no such
-        domain, or if several have that name.
+        A domid is an int, and is taken as it is; a str never is one, so "7" is a name. Text that is the UUID of a
+        domain means that one, whatever others are called. Looking up a name waits, cooperatively. LookupError says
+        what there is, if there is no such domain, or if several have that name.
         """
-        if isinstance(domain, (str, UUID)):
-            domid = by_uuid(self._enter_alive().engine.list_domain(), domain)
-            return find(self.list_domain(), domain).domid if domid is None else domid
-        return check_domid(domain)
+        return locate(self._enter_alive(), domain)
+
+    async def adomid_of(self, domain: int | str | UUID) -> int:
+        """domid_of(), where the loop runs coroutines."""
+        return await located(self._enter_alive(), domain)
 
     def list_domain(self) -> list[Domain]:
         """All domains as they are now, ascending by domid, with their names. Waits, cooperatively, for the names."""
         pump = self._enter_alive()
-        pump.check_can_block("use ctx.engine.list_domain(), which knows no names")
+        pump.check_can_block("`await ctx.alist_domain()`, or use ctx.engine.list_domain(), which knows no names")
         with pump.lock:
-            return with_names(pump.engine.list_domain(), pump)
+            return Listing(pump).wait(None)
+
+    async def alist_domain(self) -> list[Domain]:
+        """list_domain(), where the loop runs coroutines."""
+        return await Listing(self._enter_alive()).awaited()
 
     @property
     def queued(self) -> int:
@@ -392,6 +308,12 @@ class Context:
         closing = self._begin_closing()
         if closing is not None:
             await closing.awaited(timeout)
+
+    def drop(self) -> None:
+        """Close a Context that nothing was done with: that needs no waiting, and so is right everywhere."""
+        closing = self._begin_closing()
+        if closing is not None:
+            closing.wait(0)
 
     def _begin_closing(self, instead: str = "") -> Closing | None:
         pump = self._pump
@@ -444,6 +366,9 @@ class Context:
     def _disable(self, evgen: Evgen, kind: type[Evgen]) -> None:
         self._enter().feeds.check_own(evgen, kind)
         evgen.disable()
+
+
+_END = (DomainShutdown, DomainDeath)
 
 
 def _closed_error() -> ContextClosed:

@@ -12,11 +12,10 @@ import dataclasses
 import enum
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal
-from types import NoneType
 from typing import Any, ClassVar, Self
 from uuid import UUID
+
+from gxl import jsonvalues
 
 
 class EventType(enum.IntEnum):
@@ -102,6 +101,8 @@ class Event:
     `for_user`: the value given when the event was enabled. `seq`: 1, 2, 3 … in the order in which one Context took its
     events; `time`: POSIX seconds at which it did; `name`: the domain's name as known when it was watched. Those three
     are None in an event that comes straight from an engine.
+
+    Events of one Context are ordered by `seq`: sorted(events), `<` and `>`. Between two contexts that says nothing.
     """
 
     __slots__ = ("domid", "domuuid", "for_user", "name", "seq", "time")
@@ -163,6 +164,16 @@ class Event:
     def __hash__(self) -> int:
         return hash((self.__class__, *(getattr(self, field) for field in self._fields())))
 
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        if self.seq is None or other.seq is None:
+            raise TypeError("only events that a Context delivered are in an order: one of these has no seq")
+        return self.seq < other.seq
+
+    def __gt__(self, other: object) -> bool:
+        return NotImplemented if not isinstance(other, Event) else other < self
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self._fields())
         return f"{type(self).__name__}({shown})"
@@ -174,7 +185,7 @@ class Event:
         """The event as plain JSON values; every key is always present. See from_json for the way back."""
         content: dict[str, Any] = {
             "seq": self.seq,
-            "time": None if self.time is None else _rfc3339(self.time),
+            "time": None if self.time is None else jsonvalues.rfc3339(self.time),
             "type": self.type.name.lower() if isinstance(self.type, EventType) else self.type,
             "domid": self.domid,
             "uuid": None if self.domuuid is None else str(self.domuuid),
@@ -183,7 +194,7 @@ class Event:
         }
         for field in self.own:
             value = getattr(self, field)
-            content[field] = _rfc3339(value) if field == "since" else _plain(value)
+            content[field] = jsonvalues.rfc3339(value) if field == "since" else _plain(value)
         return content
 
     def to_json(self) -> str:
@@ -371,67 +382,66 @@ def _plain(value: Any) -> Any:
     return value.name.lower() if isinstance(value, enum.IntEnum) else value
 
 
-def _rfc3339(seconds: float) -> str:
-    # Cut to microseconds, which is all that datetime can hold, a float would not come back the same.
-    whole, _, fraction = f"{Decimal(repr(float(seconds))):f}".partition(".")
-    moment = datetime.fromtimestamp(int(whole), UTC).replace(tzinfo=None)
-    return f"{moment.isoformat(timespec='seconds')}.{fraction}Z"
-
-
-def _seconds(text: str) -> float:
-    moment, _, fraction = text.removesuffix("Z").partition(".")
-    if fraction and not (fraction.isascii() and fraction.isdigit()):  # which would be an exponent, for one
-        raise ValueError(f"not a time: {text!r}")
-    whole = int(datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp())
-    return float(f"{whole}.{fraction or 0}")
-
-
-_ENUMS: dict[str, type[enum.IntEnum]] = {
-    "shutdown_reason": ShutdownReason,
-    "backend": DiskBackend,
-    "format": DiskFormat,
+_DOMID = jsonvalues.number(0, 2**32)
+_C_INT = jsonvalues.number(-(2**31), 2**31)
+_READERS: dict[str, jsonvalues.Reader] = {
+    "domid": _DOMID,
+    "for_user": jsonvalues.number(0, 2**64),
+    "seq": jsonvalues.optional(jsonvalues.number(1, 2**63)),
+    "name": jsonvalues.optional(jsonvalues.text),
+    "shutdown_reason": jsonvalues.named(ShutdownReason, jsonvalues.number(0, 2**32)),
+    "vdev": jsonvalues.optional(jsonvalues.text),
+    "disk": lambda field, value: _disk(value),
+    "rc": _C_INT,
+    "reason": jsonvalues.text,
+    "since": jsonvalues.moment,
+    "missed": jsonvalues.several(jsonvalues.named(EventType)),
+    "count": jsonvalues.number(1, 2**63),
 }
-_INTEGERS = frozenset(("domid", "for_user", "rc", "count", "backend_domid", "removable", "readwrite", "is_cdrom"))
+_DISK_READERS: dict[str, jsonvalues.Reader] = {
+    **dict.fromkeys(("backend_domname", "pdev_path", "vdev", "script"), jsonvalues.optional(jsonvalues.text)),
+    **dict.fromkeys(("removable", "readwrite", "is_cdrom"), _C_INT),
+    "backend_domid": _DOMID,
+    "backend": jsonvalues.named(DiskBackend, _C_INT),
+    "format": jsonvalues.named(DiskFormat, _C_INT),
+}
 
 
-def _value(content: dict[str, Any], field: str) -> Any:
-    """What `field` of a JSON object stands for. Whoever wrote the JSON may have written anything."""
-    value = content[field]
-    if field in _ENUMS and isinstance(value, str):
-        return _ENUMS[field][value.upper()]
-    if field == "disk":
-        return Disk(**{part.name: _value(value, part.name) for part in dataclasses.fields(Disk)})
-    if field == "since":
-        return _seconds(value)
-    if field == "missed":
-        return tuple(EventType[entry.upper()] for entry in value)
-    if field == "reason":
-        expected: tuple[type, ...] = (str,)
-    elif field in _INTEGERS or field in _ENUMS:
-        expected = (int,)
-    else:
-        expected = (int if field == "seq" else str, NoneType)
-    if type(value) not in expected:
-        raise TypeError(f"{field} can't be {value!r}")
-    return value
+def _disk(content: object) -> Disk:
+    return Disk(
+        **{
+            part.name: _DISK_READERS[part.name](f"disk.{part.name}", jsonvalues.member(content, part.name, "disk"))
+            for part in dataclasses.fields(Disk)
+        }
+    )
 
 
 def from_json(text: str) -> Event:
     """The event that `text`, made by Event.to_json, describes.
 
-    Raises ValueError, naming what is wrong, for anything else.
+    Raises ValueError for anything else: it names the field, what was expected there and what was found.
     """
     try:
         content = json.loads(text)
-        kind = content["type"]
-        common: dict[str, Any] = {
-            "domuuid": None if content["uuid"] is None else UUID(content["uuid"]),
-            "time": None if content["time"] is None else _seconds(content["time"]),
-            **{field: _value(content, field) for field in ("domid", "for_user", "seq", "name")},
-        }
-        if type(kind) is int:
-            return UnknownEvent(type=kind, **common)
-        cls = BY_TYPE[EventType[kind.upper()]]
-        return cls(**{field: _value(content, field) for field in cls.own}, **common)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"not an event that gxl wrote: {error!r} in {text[:200]!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not an event that gxl wrote: not JSON: {error}") from None
+    try:
+        return _event(content)
+    except ValueError as error:
+        raise ValueError(f"not an event that gxl wrote: {error}") from None
+
+
+def _event(content: object) -> Event:
+    kind = jsonvalues.named(EventType, jsonvalues.number(0, 64))("type", jsonvalues.member(content, "type"))
+    cls = BY_TYPE[kind] if isinstance(kind, EventType) else UnknownEvent
+    own: dict[str, Any] = {"type": kind} if cls is UnknownEvent else {field: _read(content, field) for field in cls.own}
+    return cls(
+        **own,
+        domuuid=jsonvalues.optional(jsonvalues.uuid)("uuid", jsonvalues.member(content, "uuid")),
+        time=jsonvalues.optional(jsonvalues.moment)("time", jsonvalues.member(content, "time")),
+        **{field: _read(content, field) for field in ("domid", "for_user", "seq", "name")},
+    )
+
+
+def _read(content: object, field: str) -> Any:
+    return _READERS[field](field, jsonvalues.member(content, field))

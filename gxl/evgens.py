@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gxl.feeds import Feeds
 
 Sink = Callable[[Event], object]
+Life = tuple[int, UUID]
+"""A domid, and the UUID of the domain that has it."""
 
 
 @implementer(IEvgen)

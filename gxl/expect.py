@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from types import TracebackType
 from typing import Any, Self
 
 from gxl.arguments import check_callable, check_timeout
+from gxl.domains import locate, located
 from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
 from gxl.events import Event, EventType
 from gxl.interfaces import Predicate
@@ -20,16 +20,18 @@ _EJECT = 1 << EventType.DISK_EJECT
 
 
 class Expectation:
-    """One event that is expected: made by Context.expect, armed by its `with` block."""
+    """One event that is expected: made by Context.expect, armed by its `with` block, or `async with`."""
 
-    def __init__(self, pump: Pump, domid: int, typemask: int, vdev: str | None, predicate: Predicate | None) -> None:
+    def __init__(
+        self, pump: Pump, domain: int | str, typemask: int, vdev: str | None, predicate: Predicate | None
+    ) -> None:
         if not typemask or typemask & ~(_LIFE | _EJECT):
             raise ValueError("what can be expected is DomainShutdown, DomainDeath and DiskEject")
         if bool(typemask & _EJECT) != (vdev is not None):
             raise ValueError(f"a DiskEject is expected of one disk, whose name is vdev: not {vdev!r}")
         check_callable(predicate, "predicate")
         self._pump = pump
-        self._domid = domid
+        self._domain = domain
         self._typemask = typemask
         self._vdev = vdev
         self._predicate = predicate
@@ -52,7 +54,7 @@ class Expectation:
         pump.check_can_block("await the expectation itself")
         with pump.lock:
             if not self._settled() and not self._waiters.wait(timeout) and not self._settled():
-                raise WaitTimeout(f"what was expected of domain {self._domid} did not happen within {timeout} s")
+                raise WaitTimeout(f"what was expected of domain {self._domain} did not happen within {timeout} s")
             return self._result()
 
     def __await__(self) -> Generator[Any, Any, Event]:
@@ -68,25 +70,33 @@ class Expectation:
             raise ContextClosed("the Context was closed")
         if self._was_armed:
             raise MisuseError("an expectation is used once: ask the Context for another")
+        domid = locate(self._pump, self._domain)
         self._was_armed = True
         feeds = self._pump.feeds
         with self._pump.lock, contextlib.ExitStack() as arming:
             self._pump.enders[self] = None
             arming.callback(self._pump.enders.pop, self, None)
             if self._typemask & _LIFE:
-                arming.enter_context(feeds.watch_domain(self._domid, 0, self._take, present=True))
+                arming.enter_context(feeds.watch_domain(domid, 0, self._take, present=True))
             if self._vdev is not None:
-                arming.enter_context(feeds.watch_disk(self._domid, self._vdev, 0, self._take))
+                arming.enter_context(feeds.watch_disk(domid, self._vdev, 0, self._take))
             self._armed = arming.pop_all()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._pump.check_caller()
         with self._pump.lock:
             self._armed.close()
             self.end(MisuseError("the expectation's `with` block is over, and the event had not come"))
+
+    async def __aenter__(self) -> Self:
+        """As `with`, where the loop runs coroutines: the domain may be given by its name."""
+        self._pump.binding.check_caller()
+        self._domain = await located(self._pump, self._domain)
+        return self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.__exit__()
 
     def end(self, error: GxlError) -> None:
         """No event will come any more."""

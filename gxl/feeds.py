@@ -28,7 +28,7 @@ from uuid import UUID
 from gxl.arguments import devid
 from gxl.errors import DomainNotFound, LibxlError
 from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventType, Resynced, ShutdownReason
-from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
+from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Life, Sink
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
 from gxl.sidechannel import SideChannel
@@ -61,10 +61,24 @@ class Feeds:
         self._disks: dict[tuple[int, int], DiskFeed] = {}
         # Enabled while there was no engine, with what enables them once there is one.
         self._pending: dict[Evgen, Callable[[], None]] = {}
+        # What the domains were called when somebody last asked for all of them, and who waits to be told a name.
+        self._names: dict[Life, str] = {}
+        self._asking: dict[Life, list[Callable[[str | None], object]]] = {}
 
     def connect(self, engine: IEngine, side: SideChannel) -> None:
         """From now on use these."""
         self._engine, self._side = engine, side
+
+    def learn(self, names: dict[Life, str]) -> None:
+        """From now on domains that are not watched yet are known by these names, until it is known better."""
+        self._names = names
+
+    def when_named(self, event: Event, then: Callable[[str | None], object]) -> bool:
+        """Whether the name of the domain that `event` is about is on its way: then `then` is called with it."""
+        if event.domuuid is None or (event.domid, event.domuuid) not in self._asking:
+            return False
+        self._asking[event.domid, event.domuuid].append(then)
+        return True
 
     def watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
         """Begin to report one life of `domid`, the one that it has now, to `sink`."""
@@ -128,6 +142,11 @@ class Feeds:
         feeds = self._by_token.values()
         return sum(len(feed.members) for feed in feeds), len(feeds)
 
+    def watches(self, name: object, uuid: UUID | None) -> bool:
+        """Whether a domain of this name, or of this UUID, is being watched."""
+        feeds = self._by_token.values()
+        return any(feed.name == name or (uuid is not None and feed.uuid == uuid) for feed in feeds)
+
     def pending(self, evgen: Evgen) -> bool:
         """Whether `evgen` waits for an engine."""
         return evgen in self._pending
@@ -189,6 +208,9 @@ class Feeds:
         What it still reports of them is not known any more, and dropped.
         """
         engine, self._engine, self._side = self._engine, None, None
+        asking, self._asking = self._asking, {}
+        for then in (then for thens in asking.values() for then in thens):
+            then(None)
         feeds = list(self._by_token.values())
         self._by_token.clear()
         disablings: list[Callable[[], object]] = []
@@ -358,6 +380,8 @@ class Feeds:
     def _report_death(self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None) -> None:
         if not evgen._death_reported:
             evgen._death_reported = True
+            if name is None and uuid is not None:
+                name = self._names.get((evgen.domid, uuid))
             evgen._sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
@@ -398,12 +422,21 @@ class Feeds:
         self._close_disk(feed)
 
     def _ask_name(self, feed: DomainFeed | DiskFeed) -> None:
-        def arrived(name: str | None) -> None:
-            feed.name = name
-            feed.named = True
+        if self._side is None:
+            return
+        life = None if feed.uuid is None else (feed.domid, feed.uuid)
+        if life is not None:
+            feed.name = self._names.get(life)
+            self._asking.setdefault(life, [])
 
-        if self._side is not None:
-            self._side.name_of(feed.domid, arrived)
+        def arrived(name: str | None) -> None:
+            if name is not None:
+                feed.name = name
+            feed.named = True
+            for then in () if life is None else self._asking.pop(life, ()):
+                then(feed.name)
+
+        self._side.name_of(feed.domid, arrived)
 
     def _info(self, domid: int) -> DomainInfo | None:
         try:

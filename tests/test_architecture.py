@@ -17,8 +17,17 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.forking", "gxl.plugins")
 # What a Context is made of. Only here do engines and hubs meet, and through their front doors only.
 CONTEXT = (
-    *("gxl.context", "gxl.pump", "gxl.feeds", "gxl.mailbox", "gxl.callbacks", "gxl.sidechannel", "gxl.domains"),
-    *("gxl.operations", "gxl.expect", "gxl.watch", "gxl.following", "gxl.waiting"),
+    *(
+        "gxl.context",
+        "gxl.pump",
+        "gxl.feeds",
+        "gxl.mailbox",
+        "gxl.callbacks",
+        "gxl.sidechannel",
+        "gxl.domains",
+        "gxl.whose",
+    ),
+    *("gxl.operations", "gxl.expect", "gxl.watcher", "gxl.watching", "gxl.following", "gxl.waiting"),
     *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics"),
     *("gxl.evgens", "gxl.reign", "gxl.recovery", "gxl.opening"),
 )
@@ -28,7 +37,8 @@ FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 ROOMS: dict[str, tuple[str, ...]] = {
     "gxl=": (*LEAVES, *CONTEXT, "gxl.simhost="),
     "gxl.interfaces": LEAVES,
-    "gxl.events": (),
+    "gxl.events": ("gxl.jsonvalues",),
+    "gxl.jsonvalues": (),
     "gxl.errors": (),
     "gxl.arguments": ("gxl.events",),
     "gxl.forking": (),

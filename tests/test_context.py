@@ -153,6 +153,19 @@ def test_waiters_choose_by_type_domid_user_and_predicate(world: World) -> None:
     assert ctx.queued == 0
 
 
+def test_an_event_is_waited_for_by_a_name_whoever_else_waits(world: World) -> None:
+    ctx = world.open()
+    one, two = world.host.create_domain("one"), world.host.create_domain("two")
+    ctx.evenable_domain_death("one")
+    ctx.evenable_domain_death("two")
+    waiting = [gevent.spawn(ctx.event_wait, domid=name, timeout=5) for name in ("two", "one")]
+    settle()
+    world.barrier(ctx)
+    world.host.destroy_domain(one)
+    world.host.destroy_domain(two)
+    assert [outcome(greenlet).domid for greenlet in waiting] == [two, one]
+
+
 def test_event_check_takes_the_oldest_that_passes_and_never_waits(world: World) -> None:
     ctx = world.open()
     assert ctx.event_check() is None
@@ -439,7 +452,8 @@ def test_names_come_with_the_list_of_domains(world: World) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "named"),
     [
-        (lambda ctx: ctx.evenable_domain_death("5"), TypeError, "'5'"),
+        (lambda ctx: ctx.evenable_domain_death("5"), LookupError, "'5'"),
+        (lambda ctx: ctx.evenable_domain_death(5.0), TypeError, "5.0"),
         (lambda ctx: ctx.evenable_domain_death(True), TypeError, "True"),
         (lambda ctx: ctx.evenable_domain_death(-1), ValueError, "-1"),
         (lambda ctx: ctx.evenable_domain_death(2**32), ValueError, "4294967296"),

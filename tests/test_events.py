@@ -46,7 +46,7 @@ common = st.fixed_dictionaries(
     {
         "domuuid": st.none() | st.uuids(),
         "for_user": st.integers(0, 2**64 - 1),
-        "seq": st.none() | st.integers(1),
+        "seq": st.none() | st.integers(1, 2**63 - 1),
         "time": st.none() | moments,
         "name": texts,
     }
@@ -71,7 +71,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(lambda d, r, c: OperationComplete(d, r, **c), domids, c_ints, common),
     st.builds(lambda d, c: DomainCreateConsoleAvailable(d, **c), domids, common),
     st.builds(lambda d, r, s, m, c: Resynced(d, r, s, m, **c), domids, st.text(), moments, types, common),
-    st.builds(lambda d, n, c: EventsLost(d, n, **c), domids, st.integers(1), common),
+    st.builds(lambda d, n, c: EventsLost(d, n, **c), domids, st.integers(1, 2**63 - 1), common),
     st.builds(lambda d, t, c: UnknownEvent(d, t, **c), domids, st.integers(6, 61), common),
 )
 
@@ -168,6 +168,29 @@ def test_json_that_is_no_event_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON: "),
+        ("5", "the event must be an object, not 5"),
+        ("{}", "type is missing"),
+        ('{"type": "domain_death"}', "uuid is missing"),
+        (
+            DomainDeath(7).to_json().replace("null", '"\\u001b[2J"', 1),
+            r"seq must be an integer from 1 to \d+, not '\\x1b\[2J'",
+        ),
+        (
+            Resynced(7, "why", 0.5).to_json().replace('"why"', "[" * 500 + "]" * 500),
+            r"reason must be a string, not \[{80}…",
+        ),
+    ],
+)
+def test_the_error_names_the_field_what_was_expected_and_what_was_found(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        from_json(text)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
     ("event", "field", "value"),
     [
         (DomainDeath(7), "type", "domain_birth"),
@@ -178,6 +201,21 @@ def test_json_that_is_no_event_is_refused(text: str) -> None:
         (DomainDeath(7), "domid", None),
         (DomainDeath(7), "uuid", "no"),
         (DomainDeath(7), "uuid", 5),
+        (DomainDeath(7), "uuid", SOME_UUID.hex),
+        (DomainDeath(7), "uuid", SOME_UUID.urn),
+        (DomainDeath(7), "type", 64),
+        (DomainDeath(7), "domid", -1),
+        (DomainDeath(7), "domid", 2**32),
+        (DomainDeath(7), "for_user", 2**64),
+        (DomainDeath(7), "seq", 0),
+        (DomainDeath(7), "time", "2026-11-26T08:15:00.25"),
+        (DomainDeath(7), "time", "2026-11-26T08:15:00.2e5Z"),
+        (DomainDeath(7), "time", "2026-11-26T08:15:00.Z"),
+        (DomainDeath(7), "time", "2026-13-26T08:15:00Z"),
+        (DomainShutdown(7, 0), "shutdown_reason", -1),
+        (DomainShutdown(7, 0), "shutdown_reason", "CRASH"),
+        (EventsLost(0, 1), "count", 0),
+        (OperationComplete(7, 0), "rc", 2**31),
         (DomainDeath(7), "for_user", 1.5),
         (DomainDeath(7), "seq", "1"),
         (DomainDeath(7), "time", 5),
@@ -200,8 +238,69 @@ def test_json_that_is_no_event_is_refused(text: str) -> None:
     ],
 )
 def test_json_with_a_wrong_value_is_refused(event: Event, field: str, value: object) -> None:
-    with pytest.raises(ValueError, match="not an event that gxl wrote"):
+    with pytest.raises(ValueError, match=rf"^not an event that gxl wrote: {field}.* (must be|is missing)"):
         from_json(json.dumps({**event.as_dict(), field: value}))
+
+
+@given(events, st.data())
+def test_json_with_anything_in_a_field_is_the_event_again_or_an_error_that_names_it(
+    event: Event, data: st.DataObject
+) -> None:
+    content = event.as_dict()
+    # Another type has other fields, which may be what is missing.
+    field = data.draw(st.sampled_from(sorted(content.keys() - {"type"})))
+    strange: st.SearchStrategy[object] = st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.none()), st.just({}))
+    )
+    content[field] = data.draw(strange)
+    try:
+        again = from_json(json.dumps(content)).as_dict()
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = f"not an event that gxl wrote: {field}" if again.keys() == content.keys() else "another event"
+    assert said.startswith(f"not an event that gxl wrote: {field}")
+
+
+@given(st.text())
+def test_any_text_is_an_event_or_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="not an event that gxl wrote"):
+        from_json(text)
+
+
+def test_an_unknown_type_that_has_a_known_number_comes_back_as_it_was() -> None:
+    for number in (2, 6, 42):
+        assert from_json(UnknownEvent(7, number).to_json()) == UnknownEvent(7, number)
+
+
+@given(st.lists(st.integers(1), unique=True))
+def test_events_of_one_context_are_ordered_by_seq(seqs: list[int]) -> None:
+    mixed = [DomainShutdown(9, 0, seq=seq) if place % 2 else DomainDeath(7, seq=seq) for place, seq in enumerate(seqs)]
+    assert [event.seq for event in sorted(mixed)] == sorted(seqs)
+    assert [event.seq for event in sorted(mixed, reverse=True)] == sorted(seqs, reverse=True)
+
+
+def test_events_without_seq_and_other_things_are_in_no_order() -> None:
+    with pytest.raises(TypeError, match="no seq"):
+        sorted([DomainDeath(7), DomainDeath(8, seq=1)])
+    with pytest.raises(TypeError, match="not supported"):
+        DomainDeath(7, seq=1) < 5  # noqa: B015  # type: ignore[operator]
+    assert not DomainDeath(7, seq=1) > DomainDeath(8, seq=1)
+
+
+def test_an_event_is_matched_by_its_fields() -> None:
+    found = []
+    for event in (DomainShutdown(7, 3, name="web1"), DomainShutdown(8, 0), DomainShutdown(9, 200), DomainDeath(10)):
+        match event:
+            case DomainShutdown(domid=domid, shutdown_reason=ShutdownReason.CRASH, name=name):
+                found.append(f"{name} ({domid}) crashed")
+            case DomainShutdown(domid, ShutdownReason()):
+                found.append(f"{domid} shut down")
+            case DomainShutdown(domid, int(number)):
+                found.append(f"{domid} says {number}")
+            case DomainDeath(domid):
+                found.append(f"{domid} died")
+    assert found == ["web1 (7) crashed", "8 shut down", "9 says 200", "10 died"]
 
 
 def test_json_may_say_more_than_this_version_knows() -> None:

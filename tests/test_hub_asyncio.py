@@ -180,10 +180,12 @@ async def test_whatever_would_block_names_what_to_await_instead_and_changes_noth
             (lambda: next(watcher), "async for"),
             (operation.wait, "await the Operation"),
             (lambda: expectation.wait(1), "await the expectation"),
-            (lambda: ctx.wait_shutdown(domid), "await the expectation"),
+            (lambda: ctx.wait_shutdown(domid), "await ctx.await_shutdown"),
             (lambda: ctx.domain_destroy(domid), "wait=False"),
-            (ctx.list_domain, "ctx.engine.list_domain"),
-            (lambda: ctx.watch("web1"), "ctx.engine.list_domain"),
+            (lambda: ctx.domain_destroy("web1", wait=False), r"await ctx.adomid_of\('web1'\)"),
+            (lambda: ctx.evenable_domain_death("web1"), r"await ctx.adomid_of\('web1'\)"),
+            (lambda: ctx.expect(DomainDeath, "web1").__enter__(), r"await ctx.adomid_of\('web1'\)"),
+            (ctx.list_domain, "await ctx.alist_domain"),
             (ctx.close, "ctx.aclose"),
             (ctx.__enter__, "async with"),
         ]
@@ -193,6 +195,45 @@ async def test_whatever_would_block_names_what_to_await_instead_and_changes_noth
     assert not ctx.closed
     assert not ctx._pump.operations
     assert [info.domid for info in world.host.domains()] == [0, domid]
+
+
+@in_a_loop
+async def test_coroutines_await_names(world: World, ctx: gxl.Context) -> None:
+    one, two = world.host.create_domain("one"), world.host.create_domain("two")
+    assert [(domain.domid, domain.name) for domain in await ctx.alist_domain()][1:] == [(one, "one"), (two, "two")]
+    assert await ctx.adomid_of("two") == await ctx.adomid_of(two) == two
+    uuid = world.host.domain_info(one).uuid
+    assert await ctx.adomid_of(uuid) == await ctx.adomid_of(str(uuid)) == ctx.domid_of(uuid) == one
+    with pytest.raises(LookupError, match="'three'"):
+        await ctx.adomid_of("three")
+    async with ctx.watch("one") as early, ctx.expect(DomainDeath, "two") as death:
+        late = ctx.watch("one", two)
+        ending = asyncio.create_task(ctx.await_shutdown("two"))
+        await asyncio.sleep(0.01)
+        await ctx.domain_destroy(one, wait=False)
+        await ctx.domain_destroy(two, wait=False)
+        assert (await death).name == "two"
+        assert [event.name async for event in early] == ["one"]
+        assert sorted([event.domid async for event in late]) == [one, two]
+        assert isinstance(await ending, DomainDeath)
+    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.enders
+
+
+@in_a_loop
+async def test_a_name_that_means_nothing_surfaces_where_it_is_awaited(world: World, ctx: gxl.Context) -> None:
+    watcher = ctx.watch("nobody")
+    with pytest.raises(LookupError, match="'nobody'"):
+        await anext(watcher)
+    with pytest.raises(LookupError, match="'nobody'"):
+        async with ctx.watch("nobody"):
+            pass
+    with pytest.raises(LookupError, match="'nobody'"):
+        async with ctx.expect(DomainDeath, "nobody"):
+            pass
+    assert [event async for event in ctx.watch(world.host.create_domain("web1"), "web1", timeout=0.05)] == []
+    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.enders
 
 
 @in_a_loop

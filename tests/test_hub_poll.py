@@ -259,7 +259,7 @@ def test_watchers_and_expectations_belong_to_threads_of_their_own(world: World) 
     domids = [world.host.create_domain(f"web{number}") for number in range(6)]
     watchers = [Thread(lambda domid=domid: list(ctx.watch(domid, timeout=10))) for domid in domids]
     waiters = [Thread(ctx.wait_shutdown, f"web{number}", 10) for number in range(6)]
-    until(lambda: parked(ctx) == 12)
+    until(lambda: parked(ctx) == 12 and ctx._pump.feeds.live()[0] == 12)
     for domid in domids:
         world.host.destroy_domain(domid)
     assert [[event.domid for event in thread.outcome] for thread in watchers] == [[domid] for domid in domids]

@@ -203,7 +203,8 @@ def test_a_stolen_exit_status_ends_the_operation_with_an_error(world: World) -> 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"domid": "1"}, TypeError),
+        ({"domid": "1"}, LookupError),
+        ({"domid": 1.0}, TypeError),
         ({"domid": 1, "timeout": -1}, ValueError),
         ({"domid": 1, "for_user": -1}, ValueError),
         ({"domid": 2**32}, ValueError),

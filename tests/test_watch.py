@@ -43,6 +43,36 @@ def test_without_a_domain_all_are_followed_those_that_appear_later_too(world: Wo
     assert not ctx._pump.feeds._by_token
 
 
+def test_what_is_true_already_is_told_with_the_domains_name(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("early")
+    world.host.shutdown_domain(domid, 1)
+    for domains in ((), (domid,), ("early",)):
+        with ctx.watch(*domains, timeout=5) as watcher:
+            event = next(watcher)
+            assert (event.domid, event.name) == (domid, "early")
+
+
+def test_a_name_that_does_not_come_holds_an_event_back_until_the_timeout_and_loses_nothing(world: World) -> None:
+    ctx = world.open()
+    # libxl asks xenstored when its first evgen is enabled, and waits for the answer.
+    ctx.evenable_domain_death(world.host.create_domain())
+    world.barrier(ctx)
+    domid = world.host.create_domain("slow")
+    world.host.shutdown_domain(domid, 1)
+    with world.host.stalled():
+        watcher = ctx.watch(domid, timeout=0.02)
+        assert [(event.domid, event.name) for event in watcher] == [(domid, None)]
+
+
+def test_a_domain_that_is_given_twice_is_watched_once(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("twice")
+    watcher = ctx.watch("twice", domid, types=DomainDeath)
+    world.host.destroy_domain(domid)
+    assert [event.domid for event in watcher] == [domid]
+
+
 def test_watchers_take_nothing_from_each_other_or_from_the_queue(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
@@ -143,7 +173,10 @@ def test_a_reader_that_is_killed_when_it_was_woken_leaves_its_event_to_the_next(
         ([], {"maxlen": 0}, ValueError),
         ([], {"maxlen": "5"}, TypeError),
         ([], {"overflow": "silently"}, ValueError),
+        ([], {"overflow": ["drop_oldest"]}, ValueError),
         ([], {"types": ["death"]}, TypeError),
+        ([], {"types": []}, ValueError),
+        ([], {"types": gxl.DiskEject}, ValueError),
         ([], {"timeout": -1}, ValueError),
         ([-1], {}, ValueError),
     ],

@@ -7,8 +7,8 @@ the loop runs. Callbacks (event_register_callbacks) run in the loop; they may be
 runs when the one before is done.
 
 What it can't do: block. A callback that is no coroutine function holds up the loop for as long as it runs, and so does
-what libxl does inside a call. Names of domains are known only from events: whoever asks for a name has to wait, and
-Context.list_domain() has no form that is awaited. Loops that can't watch fds are refused.
+what libxl does inside a call. To know a domain's name takes waiting, so whoever gives one awaits: `adomid_of`,
+`alist_domain`, `await_shutdown`, or `async with` a watcher or an expectation. Loops that can't watch fds are refused.
 
 Children are watched by pidfd, so neither a child watcher of asyncio's nor SIGCHLD is needed, nor are they disturbed.
 """

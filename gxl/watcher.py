@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Watching domains: an iterator over their events, with a bounded queue of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple, Self
+
+from gxl.arguments import check_timeout
+from gxl.domains import Listing, find
+from gxl.errors import GxlError
+from gxl.events import DomainDeath, Event, EventsLost, EventType, mask
+from gxl.evgens import DomainDeathEvgen
+from gxl.following import Following
+from gxl.pump import Pump
+from gxl.waiting import Waiters
+
+OVERFLOW = ("drop_newest", "drop_oldest")
+_WATCHABLE = (EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH, EventType.RESYNCED, EventType.EVENTS_LOST)
+
+Kind = type[Event] | EventType
+
+
+class Settings(NamedTuple):
+    """How to watch: see Context.watch."""
+
+    typemask: int
+    timeout: float | None
+    maxlen: int
+    overflow: str
+
+    @classmethod
+    def checked(cls, types: Kind | Iterable[Kind] | None, timeout: object, maxlen: object, overflow: object) -> Self:
+        """The settings; TypeError or ValueError for one that is none."""
+        several = _WATCHABLE if types is None else tuple(types) if isinstance(types, Iterable) else (types,)
+        typemask = mask(*several)
+        if not typemask or typemask & ~mask(*_WATCHABLE):
+            raise ValueError(f"what can be watched is DomainShutdown and DomainDeath (and Resynced), not {several!r}")
+        if isinstance(maxlen, bool) or not isinstance(maxlen, int):
+            raise TypeError(f"maxlen must be an int, not {maxlen!r}")
+        if maxlen < 1:
+            raise ValueError(f"maxlen must be 1 or more, not {maxlen}")
+        if not isinstance(overflow, str) or overflow not in OVERFLOW:
+            raise ValueError(f"overflow must be one of {', '.join(OVERFLOW)}, not {overflow!r}")
+        return cls(typemask, check_timeout(timeout), maxlen, overflow)
+
+
+class _Gap:
+    """Stands in the queue where events were dropped."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Watcher:
+    """An iterator over domain events, `for` or `async for`: made by Context.watch and gxl.watch.
+
+    Several greenlets, threads or tasks may iterate over it; each event goes to one of them. `lost` counts the events
+    that it dropped.
+    """
+
+    def __init__(self, pump: Pump, domains: list[int | str] | None, settings: Settings) -> None:
+        self._pump = pump
+        self._typemask = settings.typemask
+        self._deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
+        self._maxlen = settings.maxlen
+        self._keep_new = settings.overflow == "drop_oldest"
+        self._queue: deque[Event | _Gap] = deque()
+        self._waiting = 0
+        self.lost = 0
+        self._waiters = Waiters(pump.binding)
+        self._error: GxlError | LookupError | None = None
+        # Until it has been stopped, it keeps events back whose domain's name is on its way.
+        self._unnamed = 0
+        self._over = False
+        self._stopped = False
+        self._armed = False
+        self._alive: int | None = None
+        self._sources: list[Following | DomainDeathEvgen] = []
+        with pump.lock:
+            pump.enders[self] = None
+            try:
+                if domains is None:
+                    self._sources.append(Following(pump, 0, self._take))
+                    self._armed = True
+                elif any(isinstance(domain, str) for domain in domains):
+                    listing = Listing(pump, lambda: self._named(listing, domains))
+                else:
+                    self._arm([domain for domain in domains if isinstance(domain, int)])
+            except BaseException:
+                self._disarm()
+                raise
+
+    def close(self) -> None:
+        """Stop watching. Whoever iterates comes to an end, after the events that are there already. Idempotent.
+
+        Raises MisuseError in a thread that the context does not belong to.
+        """
+        self._disarm()
+
+    async def aclose(self) -> None:
+        """close(), where the loop runs coroutines; `async with` does it, too."""
+        self.close()
+
+    def _named(self, listing: Listing, domains: list[int | str]) -> None:
+        # Where nothing may wait for the names, they come while whoever iterates is awaiting the first event.
+        with self._pump.lock:
+            if self._stopped:
+                return
+            try:
+                present = listing.result()
+                self._arm([find(self._pump, name, present) if isinstance(name, str) else name for name in domains])
+            except (GxlError, LookupError) as error:
+                self._disarm()
+                self._error = error
+
+    def _arm(self, domids: list[int]) -> None:
+        distinct = list(dict.fromkeys(domids))
+        self._alive = len(distinct)
+        for domid in distinct:
+            self._sources.append(self._pump.feeds.watch_domain(domid, 0, self._take, present=True))
+        self._armed = True
+        self._waiters.wake()
+
+    def _disarm(self) -> None:
+        self._pump.check_caller()
+        with self._pump.lock:
+            self._over = self._stopped = True
+            self._pump.enders.pop(self, None)
+            sources, self._sources = self._sources, []
+            for source in sources:
+                source.disable()
+            self._waiters.wake()
+
+    def end(self, error: GxlError) -> None:
+        """The context has ended: whoever iterates gets `error`, after the events that are there already."""
+        self._error = error
+        self._over = self._stopped = True
+        self._waiters.wake()
+
+    def resynced(self, reason: str, since: float) -> None:
+        """What happened since then is reported next. This comes whatever types are wanted, as an EventsLost does."""
+        if not self._over:
+            missed = {EventType.DOMAIN_SHUTDOWN} | ({EventType.DOMAIN_DEATH} if self._alive is None else set())
+            self._put(self._pump.feeds.resynced(reason, since, missed))
+            self._waiters.wake()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        pump = self._pump
+        pump.binding.check_caller()
+        pump.check_can_block("iterate by `async for`")
+        with pump.lock:
+            while not self._ready():
+                if not self._waiters.wait(self._left()):
+                    self._disarm()
+            if not self._queue:
+                with contextlib.suppress(GxlError):
+                    self.close()
+            event = self._next()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event, where the loop runs coroutines."""
+        self._pump.binding.check_caller()
+        while not self._ready():
+            if not await self._waiters.awaited(self._left()):
+                self._disarm()
+        if not self._queue:
+            with contextlib.suppress(GxlError):
+                await self.aclose()
+        event = self._next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Returns once it watches. Raises LookupError if a name meant no domain, or several."""
+        self._pump.binding.check_caller()
+        while not (self._armed or self._ready()):
+            if not await self._waiters.awaited(self._left()):
+                self._disarm()
+        if self._error is not None and not self._queue:
+            with contextlib.suppress(GxlError):
+                await self.aclose()
+            raise self._error
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, DomainDeath) and self._alive is not None:
+            self._alive -= 1
+        if self._typemask >> event.type & 1:
+            self._put(event)
+            if event.name is None and self._pump.feeds.when_named(event, partial(self._christen, event)):
+                self._unnamed += 1
+            self._waiters.wake_one()
+        if self._alive == 0:
+            self._over = True
+            self._waiters.wake()
+
+    def _christen(self, event: Event, name: str | None) -> None:
+        self._unnamed -= 1
+        if name is not None and event in self._queue:
+            assert event.seq is not None
+            assert event.time is not None
+            named = event.stamped(event.domuuid, event.for_user, event.seq, event.time, name)
+            self._queue[self._queue.index(event)] = named
+        if not self._unnamed:
+            self._waiters.wake()
+
+    def _put(self, event: Event) -> None:
+        queue = self._queue
+        if self._waiting < self._maxlen:
+            self._waiting += 1
+            queue.append(event)
+            return
+        self.lost += 1
+        self._pump.counters.lost += 1
+        if not self._keep_new:
+            last = queue[-1]
+            if not isinstance(last, _Gap):
+                last = _Gap()
+                queue.append(last)
+            last.count += 1
+            return
+        gap = queue.popleft()
+        if isinstance(gap, _Gap):
+            queue.popleft()
+        else:
+            gap = _Gap()
+        gap.count += 1
+        queue.appendleft(gap)
+        queue.append(event)
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _ready(self) -> bool:
+        return self._stopped or (not self._unnamed and bool(self._queue or self._over))
+
+    def _next(self) -> Event | None:
+        if self._queue:
+            entry = self._queue.popleft()
+            if isinstance(entry, _Gap):
+                return self._pump.feeds.stamp(EventsLost(0, entry.count), None, 0, None)
+            self._waiting -= 1
+            return entry
+        if self._error is not None:
+            raise self._error
+        return None
