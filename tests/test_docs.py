@@ -8,18 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import gevent
 import pytest
-from click.testing import CliRunner
 from requirements import Requirements
-from worlds import until
 from zope.interface.interface import InterfaceClass
 
 import gxl
-from gxl import Context, SimHost, cli, interfaces
-from gxl.engines.embedded import EmbeddedEngine
+from gxl import interfaces
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -100,37 +95,6 @@ def test_the_reference_has_every_public_name() -> None:
     wanted = {f"gxl.{name}" for name in gxl.__all__} - errors | contract - {"gxl.interfaces.Interface"}
     assert "gxl.errors" in generated, "the whole module"
     assert not wanted - generated
-
-
-def test_what_the_readme_shows_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with SimHost() as host:
-        domid = host.create_domain("web1")
-        opened: list[Context] = []
-
-        def open_context(**how: Any) -> Context:
-            opened.append(Context(engine=EmbeddedEngine(host), **how))
-            return opened[0]
-
-        def shut_down_what_is_watched() -> None:
-            until(lambda: opened and any(feed.named for feed in opened[0]._pump.feeds._by_token.values()))
-            host.shutdown_domain(domid, 3)
-
-        monkeypatch.setattr(gxl, "Context", open_context)
-        gevent.spawn(shut_down_what_is_watched)
-        blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-        assert blocks
-        for block in blocks:
-            exec(compile(block, str(README), "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out.startswith(f"{domid} web1 DomainShutdown(")
-
-
-def test_the_commands_that_the_readme_shows_exist() -> None:
-    shown = re.findall(r"^ +\.venv/bin/gxl (\w+)([^#\n]*)", README.read_text(), re.MULTILINE)
-    assert {"watch", "sim", "simctl", "doctor"} <= {command for command, _ in shown} <= set(cli.main.commands)
-    for command, arguments in shown:
-        told = CliRunner().invoke(cli.main, [command, "--help"]).stdout
-        assert all(option in told for option in re.findall(r"--\w+", arguments))
-    assert os.access(ROOT / "test", os.X_OK)
 
 
 def test_the_demo_shows_each_death_while_it_ticks() -> None:

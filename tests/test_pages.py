@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything that the documents show is run, or says to its reader why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import checkout
+import pages
+import pytest
+from requirements import Requirements
+
+from gxl.simhost.remote import RemoteHost
+
+# Whose fragments are compared, line by line, with programs that are run.
+COMPARED = {"write-a-hook-provider.md": "tests/test_hub_docs.py"}
+# How many blocks of each page are not run. Each has a caption that gives the reason.
+NOT_RUN: dict[str, int] = {}
+
+SHOWN = {page.name: list(pages.blocks(page)) for page in pages.PAGES}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in pages.PAGES if page.name not in COMPARED], ids=lambda page: page.name
+)
+def test_what_a_page_shows_works(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest, require: Requirements
+) -> None:
+    def environment() -> dict[str, str]:
+        served: tuple[RemoteHost, dict[str, str]] = request.getfixturevalue("served_host")
+        host, variables = served
+        if not host.domains()[1:]:
+            host.create_domain("web1")
+            host.create_domain("db1")
+        return variables
+
+    if page.name == "README.md" and page.parent == pages.ROOT:
+        # Its reader is in a fresh checkout.
+        checkout.copy(require, tmp_path)
+    pages.run_page(page, tmp_path, environment)
+
+
+def test_the_blocks_that_are_not_run_are_counted_and_say_why() -> None:
+    untried = {name: sum(bool(block.not_run) for block in found) for name, found in SHOWN.items()}
+    assert {name: count for name, count in untried.items() if count} == NOT_RUN
+
+
+def test_every_block_is_of_a_kind_that_is_run_or_of_one_that_is_nothing_to_run() -> None:
+    strange = {
+        str(block): block.language
+        for found in SHOWN.values()
+        for block in found
+        if block.language not in pages.PROGRAMS | pages.SHOWN
+    }
+    assert not strange
