@@ -72,7 +72,7 @@ def blocks(page: Path) -> Iterator[Block]:
         if directive := re.fullmatch(r"\{code-block\} (\w+)", language):
             language = directive[1]
             options, _, text = text.partition("\n\n")
-            caption = re.search(rf"^:caption: {NOT_RUN}(.+)$", options, re.MULTILINE)
+            caption = re.search(rf'^:caption: "{NOT_RUN}(.+)"$', options, re.MULTILINE)
             why = caption[1] if caption else ""
         if not language.startswith("{"):
             yield Block(page, token.map[0] + 1, language, text, why)
