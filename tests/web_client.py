@@ -25,16 +25,18 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 @contextmanager
 def serving(application: Any, **how: Any) -> Iterator[WSGIServer]:
     """`application`, at a free port of this machine."""
-    server = WSGIServer(("127.0.0.1", 0), application, log=None, **how)
+    server = WSGIServer(("127.0.0.1", 0), application, log=None, environ={"SERVER_NAME": "localhost"}, **how)
     server.start()
     yield server
     server.stop(1)
 
 
 class Browser:
-    """Follows /api/stream, from where `before` or `last` ended, and keeps what the page would."""
+    """Follows a stream, from where `before` or `last` ended, and keeps what the page would."""
 
-    def __init__(self, server: WSGIServer, before: Browser | None = None, last: str | None = None) -> None:
+    def __init__(
+        self, server: WSGIServer, before: Browser | None = None, last: str | None = None, path: str = "/api/stream"
+    ) -> None:
         self.last: str | None = last if before is None else before.last
         self.domains: dict[int, dict[str, Any]] = {} if before is None else before.domains
         self.anew = False
@@ -43,11 +45,11 @@ class Browser:
         self.comments = 0
         self._deadline = time.monotonic() + 10
         self._text = ""
-        self._messages: deque[tuple[str, Any]] = deque()
+        self.waiting: deque[tuple[str, Any]] = deque()
         self._socket = socket.create_connection(("127.0.0.1", server.server_port))
         resume = "" if self.last is None else f"Last-Event-ID: {self.last}\r\n"
         # By HTTP/1.0, which knows no chunks.
-        self._socket.sendall(f"GET /api/stream HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n".encode())
+        self._socket.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n{resume}\r\n".encode())
         while "\r\n\r\n" not in self._text:
             data = self._socket.recv(65536)
             assert data, f"the answer ends after {self._text!r}"
@@ -59,7 +61,7 @@ class Browser:
     def read(self) -> bool:
         """Read on. True at the end."""
         left = self._deadline - time.monotonic()
-        with gevent.Timeout(max(left, 0.01), AssertionError(f"that did not come: {self._messages}, {self.domains}")):
+        with gevent.Timeout(max(left, 0.01), AssertionError(f"that did not come: {self.waiting}, {self.domains}")):
             data = self._socket.recv(65536)
         self._text += data.decode()
         self._parse()
@@ -68,8 +70,8 @@ class Browser:
     def next(self, kind: str) -> Any:
         """The data of the next message of this kind; those of other kinds before it are taken in."""
         while True:
-            while self._messages:
-                found, data = self._messages.popleft()
+            while self.waiting:
+                found, data = self.waiting.popleft()
                 if found == kind:
                     return data
             assert not self.read(), f"the stream ends without {kind!r}"
@@ -111,4 +113,4 @@ class Browser:
                 self.domains |= {row["domid"]: row for row in data["changed"]}
                 for domid in data["gone"]:
                     self.domains.pop(domid, None)
-            self._messages.append((fields["event"], data))
+            self.waiting.append((fields["event"], data))

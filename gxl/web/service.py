@@ -10,11 +10,14 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
+from werkzeug import Response
+from werkzeug.test import create_environ
 
 from gxl.context import Context
 from gxl.engines.embedded import EmbeddedEngine
@@ -77,6 +80,7 @@ def serve(
         if world is not None:
             stack.callback(Lively(world, ctx, application.show).close)
         if user is not None:
+            _rehearse(application, how.get("token"))
             become(user)
         server = _server(listener, application)
         server.start()
@@ -95,6 +99,16 @@ def _open(simulated: bool, recover: bool) -> tuple[Context, SimHost | None]:
     return Context(EmbeddedEngine(host), "gevent"), host
 
 
+def _rehearse(application: Application, token: str | None) -> None:
+    """Ask for everything once. Much is imported when it is first needed, perhaps from where the user may not read."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    asked = [("GET", path) for path in ("/", "/static/page.js", "/health", "/metrics", "/api/domains", "/api/stream")]
+    for method, path in (*asked, ("GET", "/nothing"), ("POST", f"/api/domains/{UUID(int=0)}/shutdown")):
+        response = Response.from_app(application, create_environ(path, method=method, headers=headers, data="{}"))
+        next(response.iter_encoded())
+        response.close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=1024)
@@ -107,6 +121,8 @@ def _server(listener: socket.socket, application: Application) -> WSGIServer:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     errors = LoggingLogAdapter(logging.getLogger("gxl.web"), logging.WARNING)
+    # Without a name, pywsgi asks DNS for one, in a thread.
+    name = {"SERVER_NAME": listener.getsockname()[0]}
     return WSGIServer(
-        listener, application, spawn=Pool(CONNECTIONS), log=None, error_log=errors, handler_class=_Handler
+        listener, application, spawn=Pool(CONNECTIONS), log=None, error_log=errors, handler_class=_Handler, environ=name
     )

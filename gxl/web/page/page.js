@@ -152,5 +152,9 @@ const stream = new Stream({ state, message }, () => token.header);
 $("token").addEventListener("click", async () => {
   if (await token.ask("Token")) stream.connect();
 });
+// Enter, in a field, presses a form's first button of those that submit: that must not be this one.
+for (const button of document.querySelectorAll("dialog .cancel")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
 $("filter").addEventListener("input", (event) => (domains.filter = event.target.value));
 stream.connect();
