@@ -82,7 +82,6 @@ class Context(Toolstack):
         with self._pump.lock:
             pump = self._enter()
             typemask, domid, user = check_filters(typemask, predicate, domid, user)
-            pump.drain()
             event = whose.take(pump, typemask, predicate, domid, user)
             if event is None and pump.dead is not None:
                 raise pump.dead.again()
@@ -113,7 +112,8 @@ class Context(Toolstack):
             typemask, domid, user = check_filters(typemask, predicate, domid, user)
             timeout = check_timeout(timeout)
             pump.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
-            pump.drain()
+            if timeout == 0 or not (domid is None or isinstance(domid, int)):
+                pump.drain()
             return whose.wait(pump, typemask, predicate, timeout, domid, user)
 
     def __aiter__(self) -> Self:
@@ -122,7 +122,6 @@ class Context(Toolstack):
 
     async def __anext__(self) -> Event:
         pump = self._enter()
-        pump.drain()
         try:
             return await pump.mailbox.awaited()
         except ContextClosed:

@@ -41,6 +41,7 @@ from gxl.interfaces import (
     IOSEventHooks,
     IPolledBinding,
     IStoreConnection,
+    Predicate,
 )
 from gxl.mailbox import Mailbox
 from gxl.metrics import CountedHooks, Counters
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
     from gxl.operations import Operation
 
 _log = logging.getLogger("gxl")
+
+# libxl may find ten thousand deaths in one call. The loop has others to serve: so long a turn of it may take, in
+# seconds, and so many arrivals are delivered between two looks at the clock.
+_SLICE = 0.002
+_BETWEEN_LOOKS = 8
 
 
 class Ender(Protocol):
@@ -220,7 +226,7 @@ class Pump:
             self.binding.report(error)
         finally:
             self._inside = False
-        self.drain()
+        self._drain_soon()
         for wake in list(self._progress):
             wake()
         self.counters.turned(perf_counter() - started)
@@ -231,10 +237,27 @@ class Pump:
             self.mailbox.put(event)
 
     def drain(self) -> None:
-        """Deliver what the engine has reported. Never from inside an engine call."""
+        """Deliver all that the engine has reported. Never from inside an engine call."""
+        self._deliver(None)
+
+    def fetch(self, typemask: int, predicate: Predicate | None, domid: int | None, user: int | None) -> Event | None:
+        """The oldest event that has arrived and passes, taken; None. Delivers no more than it has to."""
+        if predicate is not None:
+            self.drain()
+        event = self.mailbox.take(typemask, predicate, domid, user)
+        while event is None and self._incoming:
+            self._deliver(_SLICE)
+            event = self.mailbox.take(typemask, predicate, domid, user)
+        return event
+
+    def _deliver(self, seconds: float | None) -> None:
+        """Deliver what the engine has reported, for so long at most; None: all of it."""
         incoming = self._incoming
-        if incoming:
-            self.counters.lagged(perf_counter() - self._oldest)
+        if not incoming:
+            return
+        began = perf_counter()
+        self.counters.lagged(began - self._oldest)
+        count = 0
         while incoming:
             arrival = incoming.popleft()
             try:
@@ -245,6 +268,9 @@ class Pump:
                     arrival()
             except Exception as error:
                 self.binding.report(error)
+            count += 1
+            if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
+                return
 
     def free(self) -> bool:
         """Close the side channel and the engine. False while there are operations or children pending."""
@@ -288,13 +314,23 @@ class Pump:
         if not self._incoming:
             self._oldest = perf_counter()
         self._incoming.append(arrival)
-        if not self._inside and not self._scheduled:
+        if not self._inside:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
             self._scheduled = True
-            self.binding.call_soon(self._drain_soon)
+            self.binding.call_soon(self._drain_scheduled)
+
+    def _drain_scheduled(self) -> None:
+        self._scheduled = False
+        self._drain_soon()
 
     def _drain_soon(self) -> None:
-        self._scheduled = False
-        self.drain()
+        """From the loop: a slice now, and the rest in its next turns."""
+        self._deliver(_SLICE)
+        if self._incoming:
+            self._schedule()
 
     def _disaster(self, reign: Reign, disaster: Disaster) -> None:
         if reign is not self.reign or reign.over:
@@ -346,6 +382,7 @@ class Pump:
             raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
 
     def _store_lost(self, why: str, since: float | None, hung: bool) -> None:
+        self.drain()  # what was reported before is not lost
         if self.outage is not None and self.recovery is not None:
             self.recovery.failed(why)
         else:

@@ -51,8 +51,8 @@ def take(
 ) -> Event | None:
     """The oldest queued event that passes."""
     if isinstance(domain, (str, UUID)):
-        return pump.mailbox.take(typemask, Whose(domain, predicate), None, user)
-    return pump.mailbox.take(typemask, predicate, domain, user)
+        return pump.fetch(typemask, Whose(domain, predicate), None, user)
+    return pump.fetch(typemask, predicate, domain, user)
 
 
 def wait(

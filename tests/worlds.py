@@ -32,6 +32,11 @@ class World:
         self.contexts.append(ctx)
         return ctx
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the host is in this process, as the embedded engine wants it."""
+        return isinstance(self.host, gxl.SimHost)
+
     def engine(self) -> IEngine:
         """An engine on this host that nobody owns yet."""
         engine: IEngine = self.make_engine()

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Load, in its short form: nothing of a storm or a flood is lost or doubled. `python -m stress` is the long one."""
+
+from __future__ import annotations
+
+from worlds import World
+
+from stress.flood import flood
+from stress.place import Place
+from stress.storm import storm
+
+
+def here(world: World) -> Place:
+    return Place("embedded" if world.in_process else "libxl", world.host, world.make_engine)
+
+
+def test_a_storm_of_deaths_reaches_each_greenlet_once_and_does_not_stop_the_hub(world: World) -> None:
+    figures = storm(here(world), 4_000 if world.in_process else 200, seed=1)
+    if world.in_process:
+        # What the engine finds in one call is delivered over many turns, in which others are served.
+        assert figures["rounds of the ticker"]["deaths"] > 20
+
+
+def test_a_flood_is_kept_within_bounds_and_every_loss_is_counted(world: World) -> None:
+    figures = flood(here(world), 1_000 if world.in_process else 300, seed=2, seconds=0)
+    assert min(figures["lost by slow readers"].values()) > 0
