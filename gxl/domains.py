@@ -98,7 +98,7 @@ class Listing:
         domains = [_domain(info, self._names[info.domid]) for info in self._infos]
         alive = {(info.domid, info.uuid) for info in self._pump.engine.list_domain()}
         names = {(domain.domid, domain.uuid): domain.name for domain in domains if domain.name is not None}
-        self._pump.feeds.learn({life: name for life, name in names.items() if life in alive})
+        self._pump.feeds.names.learn({life: name for life, name in names.items() if life in alive})
         return domains
 
     def end(self, error: GxlError) -> None:

@@ -28,9 +28,10 @@ from uuid import UUID
 from gxl.arguments import devid
 from gxl.errors import DomainNotFound, LibxlError
 from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventType, Resynced, ShutdownReason
-from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Life, Sink
+from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
+from gxl.names import Names
 from gxl.sidechannel import SideChannel
 
 
@@ -61,30 +62,19 @@ class Feeds:
         self._disks: dict[tuple[int, int], DiskFeed] = {}
         # Enabled while there was no engine, with what enables them once there is one.
         self._pending: dict[Evgen, Callable[[], None]] = {}
-        # What the domains were called when somebody last asked for all of them, and who waits to be told a name.
-        self._names: dict[Life, str] = {}
-        self._asking: dict[Life, list[Callable[[str | None], object]]] = {}
+        self.names = Names()
 
     def connect(self, engine: IEngine, side: SideChannel) -> None:
         """From now on use these."""
         self._engine, self._side = engine, side
 
-    def learn(self, names: dict[Life, str]) -> None:
-        """From now on domains that are not watched yet are known by these names, until it is known better."""
-        self._names = names
-
-    def when_named(self, event: Event, then: Callable[[str | None], object]) -> bool:
-        """Whether the name of the domain that `event` is about is on its way: then `then` is called with it."""
-        if event.domuuid is None or (event.domid, event.domuuid) not in self._asking:
-            return False
-        self._asking[event.domid, event.domuuid].append(then)
-        return True
-
-    def watch_domain(self, domid: int, user: int, sink: Sink, present: bool) -> DomainDeathEvgen:
-        """Begin to report one life of `domid`, the one that it has now, to `sink`."""
+    def watch_domain(
+        self, domid: int, user: int, sink: Sink, present: bool, info: DomainInfo | None = None
+    ) -> DomainDeathEvgen:
+        """Begin to report one life of `domid`, the one that it has now, to `sink`. `info`: as just found."""
         evgen = DomainDeathEvgen(self, domid, user, sink)
         with self.lock:
-            self._enable(evgen, partial(self._watch_domain, evgen, present))
+            self._enable(evgen, partial(self._watch_domain, evgen, present, info))
         return evgen
 
     def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
@@ -94,9 +84,9 @@ class Feeds:
             self._settle()
             enable()
 
-    def _watch_domain(self, evgen: DomainDeathEvgen, present: bool) -> None:
+    def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, info: DomainInfo | None) -> None:
         domid = evgen.domid
-        info = self._info(domid)
+        info = self._info(domid) if info is None else info
         for feed in list(self._domains.get(domid, ())):
             if info is None or feed.uuid != info.uuid:
                 self._end(feed)
@@ -136,6 +126,14 @@ class Feeds:
             self._ask_name(feed)
         evgen._feed = feed
         feed.members[evgen] = None
+
+    def known(self, domid: int) -> tuple[UUID | None, str | None]:
+        """The UUID of the domain that has this domid now, and its name if that is known already."""
+        info = self._info(domid) if self._engine is not None else None
+        if info is None:
+            return None, None
+        names = (feed.name for feed in self._domains.get(domid, ()) if feed.uuid == info.uuid)
+        return info.uuid, next(names, None) or self.names.of((domid, info.uuid))
 
     def live(self) -> tuple[int, int]:
         """How many evgens of the application's there are, and how many of the engine's feed them."""
@@ -177,7 +175,8 @@ class Feeds:
     def resolve(self, event: Event, sink: Sink) -> None:
         """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `sink`."""
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
-            sink(self.stamp(event, None, event.for_user, None))
+            uuid, name = self.known(event.domid) if self._engine is not None else (None, None)
+            sink(self.stamp(event, uuid, event.for_user, name))
             return
         feed = self._by_token.get(event.for_user)
         if feed is not None and not feed.named and self._side is not None:
@@ -208,9 +207,7 @@ class Feeds:
         What it still reports of them is not known any more, and dropped.
         """
         engine, self._engine, self._side = self._engine, None, None
-        asking, self._asking = self._asking, {}
-        for then in (then for thens in asking.values() for then in thens):
-            then(None)
+        self.names.no_answers()
         feeds = list(self._by_token.values())
         self._by_token.clear()
         disablings: list[Callable[[], object]] = []
@@ -381,7 +378,7 @@ class Feeds:
         if not evgen._death_reported:
             evgen._death_reported = True
             if name is None and uuid is not None:
-                name = self._names.get((evgen.domid, uuid))
+                name = self.names.of((evgen.domid, uuid))
             evgen._sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
@@ -426,15 +423,15 @@ class Feeds:
             return
         life = None if feed.uuid is None else (feed.domid, feed.uuid)
         if life is not None:
-            feed.name = self._names.get(life)
-            self._asking.setdefault(life, [])
+            feed.name = self.names.of(life)
+            self.names.asked(life)
 
         def arrived(name: str | None) -> None:
             if name is not None:
                 feed.name = name
             feed.named = True
-            for then in () if life is None else self._asking.pop(life, ()):
-                then(feed.name)
+            if life is not None:
+                self.names.told(life, feed.name)
 
         self._side.name_of(feed.domid, arrived)
 

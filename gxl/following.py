@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
 from gxl.evgens import DomainDeathEvgen, Sink
+from gxl.interfaces import DomainInfo
 from gxl.pump import Pump
 
 
@@ -20,7 +22,8 @@ class Following:
         self.sink = sink
         self._evgens: dict[tuple[int, UUID], DomainDeathEvgen] = {}
         with pump.lock:
-            self.look()
+            if pump.outage is None:
+                self.look(pump.engine.list_domain())
             pump.followings[self] = None
 
     def disable(self) -> None:
@@ -35,15 +38,15 @@ class Following:
                 evgen.disable()
             self._evgens.clear()
 
-    def look(self) -> None:
-        """Watch whatever domain is not watched yet. While there is no engine, that has to wait for the next."""
-        if self._pump.outage is not None:
-            return
-        present = {(info.domid, info.uuid) for info in self._pump.engine.list_domain() if info.domid != 0}
+    def look(self, domains: Iterable[DomainInfo]) -> None:
+        """Watch whatever domain is not watched yet: of these, which are all that there are now."""
+        present = {(info.domid, info.uuid): info for info in domains if info.domid != 0}
         for life in [life for life, evgen in self._evgens.items() if evgen.finished and life not in present]:
             del self._evgens[life]
-        for life in sorted(present - self._evgens.keys()):
-            self._evgens[life] = self._pump.feeds.watch_domain(life[0], self._user, self.sink, present=True)
+        for life, info in present.items():
+            if life not in self._evgens:
+                watch = self._pump.feeds.watch_domain
+                self._evgens[life] = watch(life[0], self._user, self.sink, present=True, info=info)
 
     def __enter__(self) -> Self:
         return self

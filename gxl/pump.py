@@ -17,7 +17,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
@@ -33,6 +33,7 @@ from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
 from gxl.hubhooks import attach
 from gxl.interfaces import (
+    DomainInfo,
     ICoroutineBinding,
     IEngine,
     IEventSink,
@@ -83,8 +84,8 @@ class Follower(Protocol):
 
     sink: Sink
 
-    def look(self) -> None:
-        """Domains have appeared, perhaps."""
+    def look(self, domains: Iterable[DomainInfo]) -> None:
+        """Domains have appeared, perhaps: these are all that there are now."""
 
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()
@@ -393,9 +394,10 @@ class Pump:
             return
         self.drain()
         try:
-            self.feeds.check_lives(self.engine.list_domain())
+            present = self.engine.list_domain()
+            self.feeds.check_lives(present)
             for following in list(self.followings):
-                following.look()
+                following.look(present)
         except LibxlError as error:
             # As libxl has it when its own look at the domains fails: what appeared or ended can't be known any more.
             self.lose(Disaster(0, f"the domains can't be listed: {error}"))

@@ -211,7 +211,7 @@ class Recovery:
             ender.resynced(reason, self._since)
         pump.feeds.report_since(present)
         for following in list(pump.followings):
-            following.look()
+            following.look(present.values())
 
     def _retire(self, reign: Reign, disablings: list[Callable[[], object]], hung: bool) -> None:
         """Free a lost engine, or keep it until it can be freed."""

@@ -15,6 +15,7 @@ from gxl.building import Build, End
 from gxl.domains import Designation, locate
 from gxl.errors import GxlError, MisuseError
 from gxl.events import DomainCreateConsoleAvailable, OperationComplete
+from gxl.identity import Identity
 from gxl.interfaces import AsyncHow, NewDomain
 from gxl.operations import Operation
 from gxl.pump import Pump
@@ -173,12 +174,13 @@ def _create(pump: Pump, config: object, fd: int | None, console: bool, terms: Te
     checked = checked | {"c_info": c_info}
     function = "domain_create" if fd is None else "domain_restore"
     what = f"{function}({c_info.get('name')!r})"
-    operation = _prepare(pump, what, None, terms, forks=True)
+    who = Identity.of_config(c_info)
+    operation = _prepare(pump, what, None, terms, forks=True, who=who)
     for_user = terms.for_user or 0 if console else None
     if pump.engine.builder is not None:
 
         def tell(domid: int) -> None:
-            pump.accept(pump.feeds.stamp(DomainCreateConsoleAvailable(domid), None, for_user or 0, None))
+            pump.accept(pump.feeds.stamp(DomainCreateConsoleAvailable(domid), who.uuid, for_user or 0, who.name))
 
         def start(ended: End) -> Callable[[], object]:
             return Build(pump, checked, for_user, fd, ended, tell).abort
@@ -208,7 +210,9 @@ def _locate(pump: Pump, domain: Designation, terms: Terms) -> tuple[int, Terms]:
     return domid, terms._replace(timeout=max(0.0, timeout - (time.monotonic() - begin)))
 
 
-def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool) -> Operation:
+def _prepare(
+    pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool, who: Identity | None = None
+) -> Operation:
     check_timeout(terms.timeout)
     if terms.wait:
         pump.check_can_block("pass wait=False, and await the Operation")
@@ -218,10 +222,19 @@ def _prepare(pump: Pump, what: str, domid: int | None, terms: Terms, forks: bool
     if forks and pump.binding.childproc is None and pump.binding.osevent is not None:
         raise MisuseError(f"{what} forks, and this hub can't watch children here: open the Context in the main thread")
 
+    if who is not None and who.uuid is not None:
+        # The engine's own event of its console has nothing but the domid.
+        pump.feeds.names.creating[who.uuid] = who.name
+    elif terms.for_user is not None and domid is not None:
+        who = Identity.of(pump, domid)
+
     def ended(rc: int) -> None:
+        if who is not None and who.uuid is not None:
+            pump.feeds.names.creating.pop(who.uuid, None)
         if terms.for_user is not None:
             event = OperationComplete(operation.domid or 0, rc)
-            pump.accept(pump.feeds.stamp(event, None, terms.for_user, None))
+            uuid, name = (None, None) if who is None else (who.uuid, who.name)
+            pump.accept(pump.feeds.stamp(event, uuid, terms.for_user, name))
 
     domain = NewDomain()
     domain.domid = domid

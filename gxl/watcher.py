@@ -213,7 +213,7 @@ class Watcher:
             self._alive -= 1
         if self._typemask >> event.type & 1:
             self._put(event)
-            if event.name is None and self._pump.feeds.when_named(event, partial(self._christen, event)):
+            if event.name is None and self._pump.feeds.names.when_named(event, partial(self._christen, event)):
                 self._unnamed += 1
             self._waiters.wake_one()
         if self._alive == 0:

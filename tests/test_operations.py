@@ -215,3 +215,19 @@ def test_bad_input_starts_nothing(world: World, arguments: dict[str, Any], error
     with pytest.raises(error):
         ctx.domain_destroy(**arguments)
     assert not ctx._pump.operations
+
+
+def test_the_end_of_an_operation_tells_who_it_was_about(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("doomed")
+    uuid = world.host.domain_info(domid).uuid
+    ctx.domain_destroy(domid, for_user=4)
+    event = ctx.event_wait(domid="doomed", timeout=5)
+    assert isinstance(event, gxl.OperationComplete)
+    assert (event.domid, event.name, event.domuuid, event.for_user) == (domid, "doomed", uuid, 4)
+    # An application's own, whose events come from the engine.
+    other = world.host.create_domain("other")
+    ctx.list_domain()
+    ctx.engine.domain_pause(other, gxl.AsyncHow(for_event=5))
+    event = ctx.event_wait(user=5, timeout=5)
+    assert (event.domid, event.name, event.domuuid) == (other, "other", world.host.domain_info(other).uuid)

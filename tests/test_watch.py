@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import gevent
@@ -164,6 +165,50 @@ def test_a_reader_that_is_killed_when_it_was_woken_leaves_its_event_to_the_next(
     readers[0].kill(block=False)
     watcher._take(event)  # which wakes the first; it dies before it has run
     assert outcome(readers[1]) is event
+
+
+@pytest.mark.parametrize("all_domains", [True, False])
+def test_a_thousand_watchers_cost_no_more_than_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, all_domains: bool
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def counted(*args: Any, **how: Any) -> Any:
+            calls[name] += 1
+            return call(*args, **how)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    ctx = world.open()
+    domids = [world.host.create_domain(f"web{number}") for number in range(3)]
+    ctx.list_domain()
+    engine = type(ctx._pump.engine)
+    for name in ("evenable_domain_death", "evdisable_domain_death"):
+        count(engine, name)
+    count(ctx._pump.side, "name_of")
+    watchers = [ctx.watch(*(() if all_domains else domids), types=DomainDeath) for _ in range(1000)]
+    # One evgen of libxl's for each domain, and one question for its name, whoever asks.
+    assert calls == {"evenable_domain_death": 3, "name_of": 3}
+    assert ctx._pump.feeds.live() == (3000, 3)
+    ctx.list_domain()
+    if all_domains:
+        calls.clear()
+        for name in ("list_domain", "domain_info"):
+            count(engine, name)
+        domids.append(world.host.create_domain("late"))
+        until(lambda: calls["evenable_domain_death"])
+        settle()
+        assert calls == {"evenable_domain_death": 1, "name_of": 1, "list_domain": 1}
+    for domid in domids:
+        world.host.destroy_domain(domid)
+    for watcher in watchers:
+        assert [next(watcher).domid for _ in domids] == domids
+        watcher.close()
+    assert calls["evdisable_domain_death"] == len(domids)
+    assert ctx._pump.feeds.live() == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from gxl.context import Context
 from gxl.domains import Domain
 from gxl.errors import ContextClosed, GxlError, Outage
 from gxl.events import Event, ShutdownReason
+from gxl.interfaces import DomainInfo
 
 _log = logging.getLogger("gxl.web")
 
@@ -282,7 +283,7 @@ class _Appearances:
         self.sink: Callable[[Event], object] = _nothing
         self._changed = changed
 
-    def look(self) -> None:
+    def look(self, domains: Iterable[DomainInfo]) -> None:
         self._changed.set()
 
 

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What domains are called, as far as one Context has heard; and who waits to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from gxl.events import Event
+from gxl.evgens import Life
+
+Told = Callable[[str | None], object]
+
+
+class Names:
+    """The names of one Context's domains."""
+
+    def __init__(self) -> None:
+        # As they were when somebody last asked for all of them.
+        self._listed: dict[Life, str] = {}
+        self._asking: dict[Life, list[Told]] = {}
+        self.creating: dict[UUID, str | None] = {}
+        """What those are to be called that are being created."""
+
+    def learn(self, names: dict[Life, str]) -> None:
+        """From now on domains that are not watched yet are known by these names, until it is known better."""
+        self._listed = names
+
+    def of(self, life: Life) -> str | None:
+        """What this domain is called, if that is known."""
+        return self._listed.get(life) or self.creating.get(life[1])
+
+    def asked(self, life: Life) -> None:
+        """xenstored was asked for the name, and told() will be called."""
+        self._asking.setdefault(life, [])
+
+    def told(self, life: Life, name: str | None) -> None:
+        """The name has come, or is known not to come."""
+        for then in self._asking.pop(life, ()):
+            then(name)
+
+    def no_answers(self) -> None:
+        """The connection is lost: what was asked for does not come."""
+        for life in list(self._asking):
+            self.told(life, None)
+
+    def when_named(self, event: Event, then: Told) -> bool:
+        """Whether the name of the domain that `event` is about is on its way: then `then` is called with it."""
+        if event.domuuid is None or (event.domid, event.domuuid) not in self._asking:
+            return False
+        self._asking[event.domid, event.domuuid].append(then)
+        return True
