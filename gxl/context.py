@@ -15,7 +15,7 @@ from gxl.closing import Closing
 from gxl.domains import Domain, Listing, locate, locate_if_possible, located
 from gxl.errors import ContextClosed, Outage
 from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
-from gxl.evgens import DiskEjectEvgen, DomainDeathEvgen, Evgen
+from gxl.evgens import DiskEjectEvgen, DomainDeathEvgen, Evgen, check_own
 from gxl.expect import Expectation
 from gxl.following import Following
 from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
@@ -363,7 +363,7 @@ class Context(Toolstack):
         return pump
 
     def _disable(self, evgen: Evgen, kind: type[Evgen]) -> None:
-        self._enter().feeds.check_own(evgen, kind)
+        check_own(evgen, kind, self._enter().feeds)
         evgen.disable()
 
 

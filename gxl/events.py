@@ -307,7 +307,10 @@ class Resynced(Event):
 
 
 class EventsLost(Event):
-    """A bounded sink overflowed: `count` events were dropped where this one stands."""
+    """A bounded sink overflowed: `count` events were dropped where this one stands.
+
+    With a `domid`: that guest ejected so often (gxl.floods) that the evgen of this `for_user` was disabled.
+    """
 
     __slots__ = ("count",)
     __match_args__ = ("count",)

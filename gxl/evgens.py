@@ -10,7 +10,8 @@ from uuid import UUID
 
 from zope.interface import implementer
 
-from gxl.events import Event, ShutdownReason
+from gxl.events import Event, EventType, ShutdownReason
+from gxl.floods import Allowance
 from gxl.interfaces import IEvgen
 
 if TYPE_CHECKING:
@@ -83,17 +84,31 @@ class DomainDeathEvgen(Evgen):
 class DiskEjectEvgen(Evgen):
     """Generates a DiskEject each time the guest ejects the medium of one disk."""
 
-    __slots__ = ("vdev",)
+    __slots__ = ("vdev", "flooded")
 
     def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink, vdev: str) -> None:
         super().__init__(feeds, domid, user, sink)
         self.vdev = vdev
+        self.flooded = False
+        """Whether it was disabled since the guest ejected the disk too often (gxl.floods). Enable another to go on."""
+
+    def _state(self) -> str:
+        return ", disabled: flooded" if self.flooded else super()._state()
+
+
+def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
+    """Raises TypeError for what is no evgen of this kind, and ValueError for one that is another Context's."""
+    if not isinstance(evgen, kind):
+        raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
+    if evgen._feeds is not feeds:
+        raise ValueError(f"{evgen!r} belongs to another Context")
 
 
 class DomainFeed:
     """The engine's evgen for one life of a domain, and whom it serves. No handle: not enabled at an engine now."""
 
     __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
+    missable = EventType.DOMAIN_SHUTDOWN
 
     def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
         self.domid = domid
@@ -109,7 +124,8 @@ class DomainFeed:
 class DiskFeed:
     """The engine's evgen for one disk, and whom it serves. No handle: not enabled at an engine now."""
 
-    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members")
+    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members", "allowance")
+    missable = EventType.DISK_EJECT
 
     def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
         self.domid = domid
@@ -120,3 +136,4 @@ class DiskFeed:
         self.token = token
         self.handle = handle
         self.members: dict[DiskEjectEvgen, None] = {}
+        self.allowance = Allowance()

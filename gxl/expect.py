@@ -10,7 +10,7 @@ from typing import Any, Self
 from gxl.arguments import check_callable, check_timeout
 from gxl.domains import locate, located
 from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
-from gxl.events import Event, EventType
+from gxl.events import Event, EventsLost, EventType
 from gxl.interfaces import Predicate
 from gxl.pump import Pump
 from gxl.waiting import Waiters
@@ -108,6 +108,10 @@ class Expectation:
         """The event may still come."""
 
     def _take(self, event: Event) -> None:
+        if isinstance(event, EventsLost):
+            self.end(
+                GxlError(f"domain {event.domid} ejected {self._vdev} so often that it is not listened to any more")
+            )
         if self._settled() or not self._typemask >> event.type & 1:
             return
         try:

@@ -25,9 +25,10 @@ from contextlib import AbstractContextManager
 from functools import partial
 from uuid import UUID
 
+from gxl import floods
 from gxl.arguments import devid
 from gxl.errors import DomainNotFound, LibxlError
-from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventType, Resynced, ShutdownReason
+from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost, EventType, Resynced, ShutdownReason
 from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
@@ -149,13 +150,6 @@ class Feeds:
         """Whether `evgen` waits for an engine."""
         return evgen in self._pending
 
-    def check_own(self, evgen: Evgen, kind: type[Evgen]) -> None:
-        """Raises TypeError for what is no evgen of this kind, and ValueError for one that is another Context's."""
-        if not isinstance(evgen, kind):
-            raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
-        if evgen._feeds is not self:
-            raise ValueError(f"{evgen!r} belongs to another Context")
-
     def disable(self, evgen: Evgen) -> None:
         """Take `evgen` off its feed, and the feed off the engine when it was the last. Idempotent."""
         self._pending.pop(evgen, None)
@@ -241,11 +235,7 @@ class Feeds:
 
         A shutdown does if the domain is resumed, or dies; an eject, if somebody else answers it. A death does not.
         """
-        return {
-            EventType.DOMAIN_SHUTDOWN if isinstance(feed, DomainFeed) else EventType.DISK_EJECT
-            for feed in self._by_token.values()
-            if any(evgen._sink == sink for evgen in feed.members)
-        }
+        return {feed.missable for feed in self._by_token.values() if any(evgen._sink == sink for evgen in feed.members)}
 
     def resynced(self, reason: str, since: float, missed: set[EventType]) -> Event:
         """The event that says that there is an engine again."""
@@ -361,10 +351,21 @@ class Feeds:
                 self._log(logging.DEBUG, why, event)
                 self._drop_disk(feed)
                 return
+        if not feed.allowance.spend():
+            self._flooded(feed)
+            return
         for evgen in list(feed.members):
             if evgen._feed is feed:
                 own = DiskEject(event.domid, evgen.vdev, event.disk)
                 evgen._sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
+
+    def _flooded(self, feed: DiskFeed) -> None:
+        self._counters.floods += 1
+        self._log(logging.WARNING, floods.SAID, feed.domid, next(iter(feed.members)).vdev)
+        self._drop_disk(feed)
+        for evgen in list(feed.members):
+            evgen.flooded = True
+            evgen._sink(self.stamp(EventsLost(feed.domid, 1), feed.uuid, evgen.user, feed.name))
 
     def _report_shutdown(self, evgen: DomainDeathEvgen, feed: DomainFeed, reason: ShutdownReason | int | None) -> None:
         if evgen._shutdown_reported or evgen._death_reported or evgen._feed is not feed:

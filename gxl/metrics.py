@@ -29,7 +29,7 @@ class Counters:
     """What one pump has counted since it began. All but `fds` and `timeouts` only grow."""
 
     __slots__ = (
-        *("events", "lost", "queue_high_water", "queue_warning", "disasters", "recoveries", "abandoned"),
+        *("events", "lost", "queue_high_water", "queue_warning", "disasters", "recoveries", "abandoned", "floods"),
         *("turns", "turn_seconds", "longest_turn", "longest_lag", "fds", "timeouts"),
     )
 
@@ -41,6 +41,7 @@ class Counters:
         self.disasters = 0
         self.recoveries = 0
         self.abandoned = 0
+        self.floods = 0
         self.turns = 0
         self.turn_seconds = 0.0
         self.longest_turn = 0.0
@@ -114,6 +115,8 @@ class Metrics:
     """How often a new libxl context took the place of a lost one."""
     abandoned: int
     """libxl contexts that could not be freed in time, and are held until the process ends."""
+    floods: int
+    """Disks that are not listened to any more, since their guest ejected them too often."""
     operations: int
     """Operations under way, creations included."""
     evgens: int
@@ -148,6 +151,7 @@ def snapshot(pump: Pump) -> Metrics:
         disasters=counters.disasters,
         recoveries=counters.recoveries,
         abandoned=counters.abandoned,
+        floods=counters.floods,
         operations=len(pump.operations),
         evgens=evgens,
         feeds=feeds,

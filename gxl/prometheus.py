@@ -20,6 +20,7 @@ _COUNTERS = {
     "disasters": ("gxl_disasters", "Reports that events may be missing."),
     "recoveries": ("gxl_recoveries", "New libxl contexts in the place of lost ones."),
     "abandoned": ("gxl_contexts_abandoned", "libxl contexts that could not be freed."),
+    "floods": ("gxl_disks_flooded", "Disks that their guests ejected too often to be listened to."),
     "pump_turns": ("gxl_pump_turns", "Calls from the event loop."),
     "pump_seconds": ("gxl_pump_seconds", "Time for which gxl and libxl held the event loop."),
 }

@@ -51,6 +51,8 @@ def _colour(event: Event) -> str:
 
 
 def _aside(event: EventsLost | Resynced) -> str:
+    if isinstance(event, EventsLost) and event.domid:
+        return f"domain {event.domid} ejects a disk so often that it is not listened to any more"
     if isinstance(event, EventsLost):
         return (
             f"{event.count} event{'s' * (event.count != 1)} came faster than they could be taken, and are missing here"

@@ -87,8 +87,8 @@ def _carry_out(served: Served, blocks: Blocks, line: bytes) -> object:
     if name not in CALLS:
         raise ValueError(f"call must be one of {', '.join(sorted(CALLS | BLOCKS | {'leave', 'reset'}))}, not {name!r}")
     if name == "write":
-        path, value = args
-        args = [path, value.encode("latin-1")]
+        path, value, *writer = args
+        args = [path, value.encode("latin-1"), *writer]
     if kwargs.get("uuid") is not None:
         kwargs = {**kwargs, "uuid": UUID(kwargs["uuid"])}
     return _to_json(getattr(served.host, name)(*args, **kwargs))

@@ -21,7 +21,7 @@ from gxl.simhost.domains import DOMID_FIRST_RESERVED, DomainInfo, Domains, Kind
 from gxl.simhost.failures import CONNECT, Failures
 from gxl.simhost.hypercalls import Hypercalls
 from gxl.simhost.sessions import Session
-from gxl.simhost.tree import READ, TOOLSTACK
+from gxl.simhost.tree import READ, TOOLSTACK, Caller
 
 # Of a payload of 4096 bytes, the path takes some.
 NAME_MAX = 2048
@@ -210,10 +210,15 @@ class SimHost:
         with self._lock:
             return self._daemon.store.read(TOOLSTACK, path.encode())
 
-    def write(self, path: str, value: str | bytes) -> None:
-        """Write a node, and create what is missing above it. Its watches fire."""
+    def write(self, path: str, value: str | bytes, domid: int = 0) -> None:
+        """Write a node, and create what is missing above it. Its watches fire.
+
+        As a tool in dom0 does, or as the guest `domid`: with its rights (PermissionError) and its quotas (ENOSPC).
+        """
         with self._lock:
-            self._daemon.store.write(TOOLSTACK, path.encode(), value.encode() if isinstance(value, str) else value)
+            self._domains.get(domid)
+            caller = Caller(domid, self._daemon.targets.get(domid))
+            self._daemon.store.write(caller, path.encode(), value.encode() if isinstance(value, str) else value)
             self._settle()
 
     def rm(self, path: str) -> None:

@@ -116,9 +116,9 @@ class RemoteHost:
         """See SimHost."""
         return str(self._call("read", path)).encode("latin-1")
 
-    def write(self, path: str, value: str | bytes) -> None:
+    def write(self, path: str, value: str | bytes, domid: int = 0) -> None:
         """See SimHost."""
-        self._call("write", path, (value.encode() if isinstance(value, str) else value).decode("latin-1"))
+        self._call("write", path, (value.encode() if isinstance(value, str) else value).decode("latin-1"), domid)
 
     def rm(self, path: str) -> None:
         """See SimHost."""

@@ -4,7 +4,9 @@
  *
  * It watches two nodes of its own and acts on their values:
  *   data/order         "shutdown N" ends with reason N, "fault" runs into an exception that it does not handle (a real
- *                      crash), "eject DEVID" asks for the ejection of a disk. The order is copied to data/answer when done.
+ *                      crash), "eject DEVID" asks for the ejection of a disk, "flood DEVID N" does so N times in a row, "write
+ *                      PATH VALUE" writes to any node, or tries to: what xenstored said to that is in data/result. The order is
+ *                      copied to data/answer when done.
  *   control/shutdown   "poweroff", "halt", "reboot", "suspend" or "crash", as a toolstack writes it.
  */
 #define __XEN_INTERFACE_VERSION__ 0x00040d00
@@ -198,6 +200,34 @@ static void eject(const char *device)
     store(path, "eject");
 }
 
+/* `device` is followed by a space and by how often. */
+static void flood(const char *device)
+{
+    const char *rest = device;
+    unsigned int times;
+
+    while (*rest >= '0' && *rest <= '9')
+        rest++;
+    for (times = number(rest + (*rest == ' ')); times; times--)
+        eject(device);
+}
+
+/* `path` is followed by a space and the value. */
+static void try_to_write(const char *path)
+{
+    char name[64], answer[16];
+    size_t at = 0;
+
+    while (path[at] && path[at] != ' ' && at < sizeof(name) - 1) {
+        name[at] = path[at];
+        at++;
+    }
+    name[at] = 0;
+    path += at + (path[at] == ' ');
+    ask(XS_WRITE, name, path, length(path), answer, sizeof(answer));
+    store("data/result", answer);
+}
+
 static void obey(const char *order)
 {
     const char *rest;
@@ -206,6 +236,10 @@ static void obey(const char *order)
         end(number(rest));
     if ((rest = after(order, "eject ")))
         eject(rest);
+    if ((rest = after(order, "flood ")))
+        flood(rest);
+    if ((rest = after(order, "write ")))
+        try_to_write(rest);
     if (after(order, "fault"))
         __builtin_trap();
 }
