@@ -12,8 +12,12 @@ from requirements import Requirements
 
 from gxl.simhost.remote import RemoteHost
 
-# Whose fragments are compared, line by line, with programs that are run.
-COMPARED = {"write-a-hook-provider.md": "tests/test_hub_docs.py"}
+# Pages of fragments, and the tests that run them, or compare them with programs that are run.
+ELSEWHERE = {
+    "write-a-hook-provider.md": "test_hub_docs.py",
+    "watching.md": "test_watching_docs.py",
+    "json.md": "test_watching_docs.py",
+}
 # How many blocks of each page are not run. Each has a caption that gives the reason.
 NOT_RUN = {"fuzzing.md": 1, "tutorial.md": 1}
 
@@ -21,7 +25,7 @@ SHOWN = {page.name: list(pages.blocks(page)) for page in pages.PAGES}
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in pages.PAGES if page.name not in COMPARED], ids=lambda page: page.name
+    "page", [page for page in pages.PAGES if page.name not in ELSEWHERE], ids=lambda page: page.name
 )
 def test_what_a_page_shows_works(
     page: Path, tmp_path: Path, request: pytest.FixtureRequest, require: Requirements
@@ -53,3 +57,8 @@ def test_every_block_is_of_a_kind_that_is_run_or_of_one_that_is_nothing_to_run()
         if block.language not in pages.PROGRAMS | pages.SHOWN
     }
     assert not strange
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_a_page_that_is_not_run_here_is_the_business_of_a_test_of_its_own(page: str) -> None:
+    assert page.removesuffix(".md") in Path(__file__).with_name(ELSEWHERE[page]).read_text()
