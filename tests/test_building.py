@@ -90,6 +90,8 @@ def test_a_domain_is_created_paused_with_its_devices_and_a_console(embedded: Wor
     assert isinstance(console, gxl.DomainCreateConsoleAvailable)
     assert isinstance(complete, gxl.OperationComplete)
     assert (console.domid, console.for_user) == (complete.domid, complete.for_user) == (operation.domid, 9)
+    assert {(event.name, event.domuuid) for event in (console, complete)} == {("new", UUID_OF_NEW)}
+    assert not ctx._pump.feeds.names.creating
     assert ctx.event_check() is None
 
 
@@ -294,6 +296,7 @@ def test_a_process_of_its_own_tells_progress_and_result_while_the_hub_runs(apart
     console, complete = ctx.event_wait(timeout=5), ctx.event_wait(timeout=5)
     assert [type(console), type(complete)] == [gxl.DomainCreateConsoleAvailable, gxl.OperationComplete]
     assert (console.domid, console.for_user, complete.for_user) == (1, 4, 4)
+    assert {(event.name, event.domuuid) for event in (console, complete)} == {("new", UUID_OF_NEW)}
     assert len(ticks) > 20
     assert named(apart, "new") == []
     assert not ctx._pump.builds
