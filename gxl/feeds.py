@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from gxl import floods
 from gxl.arguments import devid
-from gxl.errors import DomainNotFound, LibxlError
+from gxl.errors import Disaster, DomainNotFound, LibxlError
 from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost, EventType, Resynced, ShutdownReason
 from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
 from gxl.interfaces import DomainInfo, IEngine
@@ -42,6 +43,7 @@ class Feeds:
     def __init__(
         self,
         settle: Callable[[], object],
+        lost: Callable[[], bool],
         lock: AbstractContextManager[object],
         check_caller: Callable[[], object],
         log: Callable[..., object],
@@ -56,6 +58,8 @@ class Feeds:
         self._side: SideChannel | None = None
         # Delivers what the engine has reported already, so that a state is not judged before its events are.
         self._settle = settle
+        # Whether a call has failed because the engine is gone, and another will come.
+        self._lost = lost
         self._tokens = itertools.count(1)
         self._seqs = itertools.count(1)
         self._by_token: dict[int, DomainFeed | DiskFeed] = {}
@@ -81,9 +85,14 @@ class Feeds:
     def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
         if self._engine is None:
             self._pending[evgen] = enable
-        else:
-            self._settle()
+            return
+        self._settle()
+        try:
             enable()
+        except (LibxlError, Disaster):
+            if not self._lost():
+                raise
+            self._pending[evgen] = enable
 
     def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, info: DomainInfo | None) -> None:
         domid = evgen.domid
@@ -404,14 +413,21 @@ class Feeds:
         if not siblings:
             del self._domains[feed.domid]
         if self._engine is not None and feed.handle is not None:
-            self._engine.evdisable_domain_death(feed.handle)
+            self._disengage(self._engine.evdisable_domain_death, feed.handle)
 
     def _close_disk(self, feed: DiskFeed) -> None:
         if self._by_token.pop(feed.token, None) is None:
             return
         del self._disks[feed.domid, feed.devid]
         if self._engine is not None and feed.handle is not None:
-            self._engine.evdisable_disk_eject(feed.handle)
+            self._disengage(self._engine.evdisable_disk_eject, feed.handle)
+
+    def _disengage(self, disable: Callable[[Any], object], handle: object) -> None:
+        try:
+            disable(handle)
+        except (LibxlError, Disaster):
+            if not self._lost():
+                raise
 
     def _drop_disk(self, feed: DiskFeed) -> None:
         """The domain whose disk it was is gone."""

@@ -240,6 +240,13 @@ class IEngine(Interface):
     name = Attribute("The engine's name, as in $GXL_ENGINE: 'libxl' or 'embedded'.")
     version = Attribute("What it is, for people: a library's file name and version.")
     dead = Attribute("None, or the Disaster that the engine can't carry on from.")
+    hangup_fd = Attribute(
+        """None, or an fd on which poll(2) reports POLLHUP once the engine's own connection to xenstored has ended.
+
+        Only of a claimed engine, where that can be known and the engine would not notice by itself. To be watched, not
+        read; ctx_free closes it.
+        """
+    )
     builder = Attribute(
         """None, or the name of the engine that another process opens to create and restore domains for this one.
 

@@ -131,7 +131,7 @@ class Pump:
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
             self.reign = reign = self.enthrone(engine)
             self.side = self.listen(self._connect(engine))
-            self.feeds = Feeds(self.drain, self.lock, self.check_caller, self.log, self.counters)
+            self.feeds = Feeds(self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
             self.feeds.connect(reign.engine, self.side)
             self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
@@ -151,8 +151,8 @@ class Pump:
 
     def enthrone(self, engine: IEngine) -> Reign:
         """Take an engine over."""
-        hooks = None if self.binding.osevent is None else self.hooks
-        return Reign(engine, self.binding, hooks, self.arrived, self._disaster, self.aside)
+        on_disaster, on_hangup = self._disaster, self._hung_up
+        return Reign(engine, self.binding, self.hooks, self.arrived, on_disaster, on_hangup, self.aside)
 
     def listen(self, connection: IStoreConnection) -> SideChannel:
         """Make a side channel of a connection."""
@@ -363,6 +363,20 @@ class Pump:
         if hung or not self.free():
             self.abandon()
 
+    def lost(self) -> bool:
+        """A call of the engine has failed: whether that is because the engine is lost, and another will come.
+
+        The loop may not have had the time to find that out.
+        """
+        if self.recovery is None:
+            return False
+        if self.outage is None:
+            self.drain()
+            self.side.ready()
+        if self.outage is None and self.reign.hung_up:
+            self._hung_up(self.reign)
+        return self.outage is not None
+
     def stop_recovering(self) -> None:
         """The context ends: what is lost from now on, or is lost already, stays lost."""
         recovery, self.recovery = self.recovery, None
@@ -381,6 +395,10 @@ class Pump:
             return engine.xenstore_connect()
         except OSError as error:
             raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
+
+    def _hung_up(self, reign: Reign) -> None:
+        if reign is self.reign:
+            self.lose(Disaster(0, "libxl's own connection to xenstored has ended"))
 
     def _store_lost(self, why: str, since: float | None, hung: bool) -> None:
         self.drain()  # what was reported before is not lost

@@ -8,6 +8,7 @@ them, the children that it forked, and what it reports. What comes for an engine
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -48,6 +49,30 @@ class _Registration:
     def timeout_due(self) -> None:
         if self._reign.served:
             self._reign.engine.osevent_occurred_timeout(self._token)
+
+
+class _Hangup:
+    """A Source: the engine's connection to xenstored, as far as its end shows."""
+
+    def __init__(self, fd: int, hooks: IOSEventHooks, on_hangup: Callable[[], object]) -> None:
+        self._hooks = hooks
+        self._fd = fd
+        self._on_hangup = on_hangup
+        # POLLHUP comes unasked, and POLLPRI never on such a socket. What there is to read is libxenstore's to read.
+        self._registration: object = hooks.fd_register(fd, select.POLLPRI, self)
+
+    def fd_ready(self, fd: int, events: int, revents: int) -> None:
+        self.forget()
+        self._on_hangup()
+
+    def timeout_due(self) -> None:
+        """Never called: there is no timeout."""
+
+    def forget(self) -> None:
+        """Watch it no more. Idempotent."""
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            self._hooks.fd_deregister(self._fd, registration)
 
 
 @implementer(IOSEventHooks)
@@ -138,17 +163,19 @@ _abandoned: list[Reign] = []
 class Reign:
     """Takes `engine` over, at `binding`. `arrived` takes what it reports; `on_disaster(self, disaster)` comes that way.
 
-    `hooks` are the loop's, None where there is no loop; `later` runs what may block. Raises what the engine raises, and
-    has freed it then, unless it could not be taken over at all.
+    `hooks` are the loop's, or what there is instead; `later` runs what may block; `on_hangup(self)` is called if the
+    engine's connection to xenstored ends without its noticing. Raises what the engine raises, and has freed it then,
+    unless it could not be taken over at all.
     """
 
     def __init__(
         self,
         engine: IEngine,
         binding: IHubBinding,
-        hooks: IOSEventHooks | None,
+        hooks: IOSEventHooks,
         arrived: Callable[[Arrival], None],
         on_disaster: Callable[[Reign, Disaster], object],
+        on_hangup: Callable[[Reign], object],
         later: Callable[[Callable[[], object]], object],
     ) -> None:
         self.offered = engine
@@ -158,13 +185,16 @@ class Reign:
         self.freed = False
         self.abandoned = False
         self.pending = ""
-        self._hooks = None if hooks is None else _Hooks(self, hooks)
+        self._hooks = None if binding.osevent is None else _Hooks(self, hooks)
+        self._hangup: _Hangup | None = None
         try:
             if self._hooks is not None:
                 self.engine.osevent_register_hooks(self._hooks)
             if binding.childproc is not None:
                 self.engine.childproc_setmode(_Nursery(self, binding.childproc))
             self.engine.event_register_callbacks(_Collector(arrived, partial(on_disaster, self)))
+            if self.engine.hangup_fd is not None:
+                self._hangup = _Hangup(self.engine.hangup_fd, hooks, partial(on_hangup, self))
         except BaseException:
             self.engine.ctx_free()
             raise
@@ -179,9 +209,20 @@ class Reign:
         """Whether the engine is to hear of its fds, timeouts and children."""
         return not self.over and self.engine.dead is None
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the engine's connection to xenstored is known to have ended, at this moment."""
+        fd = None if self.over else self.engine.hangup_fd
+        if fd is None:
+            return False
+        poll = select.poll()
+        poll.register(fd, 0)  # POLLHUP comes unasked
+        return bool(poll.poll(0))
+
     def free(self) -> bool:
         """Free the engine. False while it has operations or children: `pending` says more."""
         if not self.freed:
+            self._forget_hangup()
             try:
                 self.engine.ctx_free()
             except MisuseError as error:
@@ -206,6 +247,11 @@ class Reign:
             self.engine.childproc_reaped(pid, status)
         return True
 
+    def _forget_hangup(self) -> None:
+        if self._hangup is not None:
+            self._hangup.forget()
+
     def _forget_fds(self) -> None:
+        self._forget_hangup()
         if self._hooks is not None:
             self._hooks.forget_fds()

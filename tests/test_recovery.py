@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
@@ -175,8 +176,7 @@ def test_a_ctx_that_can_not_be_freed_in_time_is_abandoned_and_counted(
     ctx.engine.domain_shutdown(domid, AsyncHow(callback=ended.append))
     former = ctx.engine
     world.host.drop_connections()
-    lost(ctx)
-    back(ctx)
+    turn(ctx, lambda: ctx.metrics().recoveries == 1)
     turn(ctx, lambda: ctx.metrics().abandoned or ended)
     assert ctx.engine is not former
     assert ctx.metrics().abandoned == (0 if ended else 1)
@@ -247,3 +247,32 @@ def test_without_recovery_an_operation_under_way_says_that_its_outcome_is_unknow
     world.host.drop_connections()
     with pytest.raises(gxl.Disaster, match="its outcome is unknown"):
         operation.wait(10)
+
+
+@pytest.mark.parametrize("whose", ["libxl's", "gxl's"])
+def test_one_connection_that_is_cut_is_noticed_at_once(world: World, whose: str) -> None:
+    ctx = world.open(recover=True)
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    world.barrier(ctx)
+    pump = ctx._pump
+    if whose == "gxl's":
+        cut(pump.side._fd)
+    elif pump.reign.engine.hangup_fd is not None:
+        # libxl itself says nothing about it.
+        cut(pump.reign.engine.hangup_fd)
+    else:
+        cut(pump.reign.engine._ctx.store._connection.fileno())  # type: ignore[attr-defined]
+    world.host.destroy_domain(domid)
+    turn(ctx, lambda: ctx.metrics().recoveries == 1)
+    events = [event for event in iter(ctx.event_check, None) if not isinstance(event, Resynced)]
+    assert kinds(events) in ([], [(DomainDeath, domid, 0)])
+    if not events:
+        assert kinds([ctx.event_wait(timeout=10)]) == [(DomainDeath, domid, 0)]
+
+
+def cut(fd: int) -> None:
+    """End a connection, whoever else has an fd of it."""
+    end = socket.socket(fileno=os.dup(fd))
+    end.shutdown(socket.SHUT_RDWR)
+    end.close()

@@ -46,6 +46,7 @@ class EmbeddedEngine:
     name = "embedded"
     version = "gxl's own, on a simulated host"
     builder = None
+    hangup_fd = None
 
     def __init__(self, host: SimHost | None = None) -> None:
         if host is not None and not isinstance(host, SimHost):

@@ -13,6 +13,7 @@ import os
 import posix
 import warnings
 import weakref
+from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_native_id
@@ -26,6 +27,7 @@ from gxl.engines.libxl.loading import CData, Library, ffi, load, unavailable
 from gxl.engines.libxl.log import Log
 from gxl.engines.libxl.operations import Operations
 from gxl.engines.libxl.osevents import OSEvents
+from gxl.engines.libxl.store import open_connections
 from gxl.errors import Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.forking import in_library_fork
 
@@ -44,6 +46,8 @@ class Ctx:
         self.no_switch: Callable[[], AbstractContextManager[object]] = nullcontext
         self.refusal: Callable[[], GxlError] | None = None
         self.dead: Disaster | None = None
+        self.hangup_fd: int | None = None
+        self._connection: tuple[int, int] | None = None
         self._let_go = False
         self._calls: dict[int, Call] = {}
         self._waiting: set[int] = set()
@@ -60,7 +64,12 @@ class Ctx:
 
     def _alloc(self) -> CData:
         out = ffi.new("libxl_ctx **")
-        rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
+        with _opening:
+            before = open_connections(self.library)
+            rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
+            opened = open_connections(self.library).items() - before.items()
+        # Two, if another thread has opened one of its own meanwhile. Then nobody knows which is libxl's.
+        self._connection = opened.pop() if len(opened) == 1 else None
         if rc == 0:
             self._have_watch_pipe(out[0])
             return out[0]
@@ -83,6 +92,23 @@ class Ctx:
         evgen = ffi.new("libxl_evgen_domain_death **")
         if self.lib.libxl_evenable_domain_death(pointer, 0, 0, evgen) == 0:
             self.lib.libxl_evdisable_domain_death(pointer, evgen[0])
+
+    def watch_hangup(self) -> None:
+        """Provide hangup_fd: libxl's own socket, under another number, since libxenstore closes its own unasked.
+
+        libxenstore reads it in a thread, which ends without a word when the daemon goes; the fd that libxl is shown
+        stays silent.
+        """
+        if self._connection is not None:
+            fd, inode = self._connection
+            try:
+                copy = os.dup(fd)
+            except OSError:  # libxenstore was faster
+                return
+            if os.fstat(copy).st_ino == inode:
+                self.hangup_fd = copy
+            else:
+                posix.close(copy)
 
     def enter(self, function: str, nested: bool = True, even_dead: bool = False) -> Call:
         """Begin a call of `function`, to be ended by leave().
@@ -203,6 +229,8 @@ class Ctx:
             finally:
                 if self.pointer is None:
                     self.log.close()
+                    if self.hangup_fd is not None:
+                        posix.close(self.hangup_fd)
                     for wake in self._idle_wakes:
                         posix.close(wake)
 
@@ -233,6 +261,8 @@ class Ctx:
 
 
 _open: weakref.WeakSet[Ctx] = weakref.WeakSet()
+# One at a time: what is opened meanwhile is libxl's. Not threading's, which in a patched process switches greenlets.
+_opening = allocate_lock()
 
 
 def _forked() -> None:

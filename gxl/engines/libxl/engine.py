@@ -49,6 +49,10 @@ class LibxlEngine:
     def dead(self) -> Disaster | None:
         return self._ctx.dead
 
+    @property
+    def hangup_fd(self) -> int | None:
+        return self._ctx.hangup_fd
+
     def claim(
         self,
         no_switch: Callable[[], AbstractContextManager[object]],
@@ -68,6 +72,7 @@ class LibxlEngine:
                     raise MisuseError(f"the engine has {thing} already: give a new one away, or use this one yourself")
             owner = LibxlEngine.__new__(LibxlEngine)
             owner._become(ctx)
+            ctx.watch_hangup()
             ctx.no_switch = no_switch
             ctx.log.later = later
             self._claimed = True

@@ -29,6 +29,29 @@ def connect(library: Library) -> IStoreConnection:
     raise failures[0]
 
 
+def open_connections(library: Library) -> dict[int, int]:
+    """This process's connections to the daemon's socket, libxl's included: their fds, and which file each is."""
+    daemon = os.path.realpath(os.fsdecode(ffi.string(library.lib.xs_daemon_socket())))
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode) and _peer(int(name)) == daemon:
+                found[int(name)] = status.st_ino
+        except OSError:  # closed meanwhile, or connected to nobody
+            continue
+    return found
+
+
+def _peer(fd: int) -> str | None:
+    peer = _socket.socket(fileno=fd)
+    try:
+        address = peer.getpeername()
+        return os.path.realpath(address) if isinstance(address, str) and address else None
+    finally:
+        peer.detach()
+
+
 def _device_path() -> str:
     path = os.environ.get("XENSTORED_PATH")
     if path is not None:
