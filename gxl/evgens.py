@@ -29,14 +29,14 @@ class Evgen:
     A context manager: `with ctx.evenable_domain_death(domid): …` disables it at the end of the block.
     """
 
-    __slots__ = ("domid", "user", "_feeds", "_feed", "_sink", "__weakref__")
+    __slots__ = ("domid", "user", "_feeds", "_feed", "sink", "__weakref__")
 
     def __init__(self, feeds: Feeds, domid: int, user: int, sink: Sink) -> None:
         self.domid = domid
         self.user = user
         self._feeds = feeds
         self._feed: DomainFeed | DiskFeed | None = None
-        self._sink = sink
+        self.sink = sink
 
     def disable(self) -> None:
         """Stop generating events. Those that occurred before may still be returned. Idempotent.
@@ -94,6 +94,14 @@ class DiskEjectEvgen(Evgen):
 
     def _state(self) -> str:
         return ", disabled: flooded" if self.flooded else super()._state()
+
+
+def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
+    """Raises TypeError for what is no evgen of this kind, and ValueError for one that is another Context's."""
+    if not isinstance(evgen, kind):
+        raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
+    if evgen._feeds is not feeds:
+        raise ValueError(f"{evgen!r} belongs to another Context")
 
 
 def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -239,12 +239,10 @@ class Feeds:
                 self._ask_name(feed)
         return present
 
-    def kinds(self, sink: Sink) -> set[EventType]:
-        """Of which types events may escape `sink` while there is no engine.
-
-        A shutdown does if the domain is resumed, or dies; an eject, if somebody else answers it. A death does not.
-        """
-        return {feed.missable for feed in self._by_token.values() if any(evgen._sink == sink for evgen in feed.members)}
+    def evgens(self) -> Iterator[Evgen]:
+        """Every live evgen of the application's."""
+        for feed in self._by_token.values():
+            yield from feed.members
 
     def resynced(self, reason: str, since: float, missed: set[EventType]) -> Event:
         """The event that says that there is an engine again."""
@@ -366,7 +364,7 @@ class Feeds:
         for evgen in list(feed.members):
             if evgen._feed is feed:
                 own = DiskEject(event.domid, evgen.vdev, event.disk)
-                evgen._sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
+                evgen.sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
 
     def _flooded(self, feed: DiskFeed) -> None:
         self._counters.floods += 1
@@ -374,7 +372,7 @@ class Feeds:
         self._drop_disk(feed)
         for evgen in list(feed.members):
             evgen.flooded = True
-            evgen._sink(self.stamp(EventsLost(feed.domid, 1), feed.uuid, evgen.user, feed.name))
+            evgen.sink(self.stamp(EventsLost(feed.domid, 1), feed.uuid, evgen.user, feed.name))
 
     def _report_shutdown(self, evgen: DomainDeathEvgen, feed: DomainFeed, reason: ShutdownReason | int | None) -> None:
         if evgen._shutdown_reported or evgen._death_reported or evgen._feed is not feed:
@@ -382,14 +380,14 @@ class Feeds:
         evgen._shutdown_reported = True
         evgen._held_over = None
         event = DomainShutdown(evgen.domid, ShutdownReason.POWEROFF if reason is None else reason)
-        evgen._sink(self.stamp(event, feed.uuid, evgen.user, feed.name))
+        evgen.sink(self.stamp(event, feed.uuid, evgen.user, feed.name))
 
     def _report_death(self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None) -> None:
         if not evgen._death_reported:
             evgen._death_reported = True
             if name is None and uuid is not None:
                 name = self.names.of((evgen.domid, uuid))
-            evgen._sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
+            evgen.sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
         """A copy of `event` with the next seq, as this context delivers it."""

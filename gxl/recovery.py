@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from gxl.errors import Disaster, GxlError, Outage
 from gxl.events import EventType
+from gxl.evgens import DomainDeathEvgen
 from gxl.reign import Reign
 
 if TYPE_CHECKING:
@@ -201,7 +202,11 @@ class Recovery:
     def _resynced(self, present: dict[int, DomainInfo]) -> None:
         pump = self._pump
         reason = self._lost.message
-        missed = pump.feeds.kinds(pump.accept)
+        missed = {
+            EventType.DOMAIN_SHUTDOWN if isinstance(evgen, DomainDeathEvgen) else EventType.DISK_EJECT
+            for evgen in pump.feeds.evgens()
+            if evgen.sink == pump.accept
+        }
         if any(following.sink == pump.accept for following in pump.followings):
             # A life that begins and ends meanwhile leaves no trace.
             missed |= {EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A Context that outlives its connections to a real xenstored.
 
-Not the daemon's own death: Xen's C xenstored can't be restarted, since all that it knows dies with it. So the program's
-connections are cut, each by itself, on the program's side, which libxl can tell from a dead daemon as little as gxl can.
+Not the daemon's own death: Xen's C xenstored can't be restarted, since all that it knows dies with it. So the
+connections of the program are cut, each by itself, on the program's side.
 """
 
 from __future__ import annotations
