@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from zope.interface import implementer
 
-from gxl.events import Event, EventType, ShutdownReason
+from gxl.events import Event, ShutdownReason
 from gxl.floods import Allowance
-from gxl.interfaces import IEvgen
+from gxl.interfaces import IEngine, IEvgen
 
 if TYPE_CHECKING:
     from gxl.feeds import Feeds
@@ -45,7 +46,7 @@ class Evgen:
         """
         self._feeds.check_caller()
         # Once the context has ended there is nothing to do, and in a forked child nobody to let go of the lock.
-        if self._feed is not None or self._feeds.pending(self):
+        if self._feed is not None or self in self._feeds.pending:
             with self._feeds.lock:
                 self._feeds.disable(self)
 
@@ -61,7 +62,7 @@ class Evgen:
         return f"<{type(self).__name__} domid={self.domid} user={self.user}{self._state()}>"
 
     def _state(self) -> str:
-        return "" if self._feed else ", waits for xenstored" if self._feeds.pending(self) else ", disabled"
+        return "" if self._feed else ", waits for xenstored" if self in self._feeds.pending else ", disabled"
 
 
 class DomainDeathEvgen(Evgen):
@@ -104,19 +105,10 @@ def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
         raise ValueError(f"{evgen!r} belongs to another Context")
 
 
-def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
-    """Raises TypeError for what is no evgen of this kind, and ValueError for one that is another Context's."""
-    if not isinstance(evgen, kind):
-        raise TypeError(f"a {kind.__name__} is needed, not {evgen!r}")
-    if evgen._feeds is not feeds:
-        raise ValueError(f"{evgen!r} belongs to another Context")
-
-
 class DomainFeed:
     """The engine's evgen for one life of a domain, and whom it serves. No handle: not enabled at an engine now."""
 
     __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
-    missable = EventType.DOMAIN_SHUTDOWN
 
     def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
         self.domid = domid
@@ -128,12 +120,15 @@ class DomainFeed:
         self.members: dict[DomainDeathEvgen, None] = {}
         self.spent = False
 
+    def disabling(self, engine: IEngine) -> Callable[[], object]:
+        """What disables it at `engine`."""
+        return partial(engine.evdisable_domain_death, self.handle)
+
 
 class DiskFeed:
     """The engine's evgen for one disk, and whom it serves. No handle: not enabled at an engine now."""
 
     __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members", "allowance")
-    missable = EventType.DISK_EJECT
 
     def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
         self.domid = domid
@@ -145,3 +140,7 @@ class DiskFeed:
         self.handle = handle
         self.members: dict[DiskEjectEvgen, None] = {}
         self.allowance = Allowance()
+
+    def disabling(self, engine: IEngine) -> Callable[[], object]:
+        """What disables it at `engine`."""
+        return partial(engine.evdisable_disk_eject, self.handle)

@@ -10,9 +10,7 @@ whose user value is a token that is never used again, and this room adds what li
 * The present state. libxl looks at it only when its first evgen is enabled, so it is asked for at each enabling.
 * A spent feed. libxl's evgens report one SHUTDOWN in their life, even if the domain resumes and shuts down again. Who
   comes after that needs a feed of their own.
-
-Where a Context recovers, the engine may go, and another come. The application's evgens stay what they are; each feed is
-enabled anew, and what has become of its domain meanwhile is found by comparing lives, and reported through the latch.
+* A lost engine (gxl.recovery). Feeds are enabled anew at the next, and what happened meanwhile goes through the latch.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from gxl import floods
@@ -66,7 +63,7 @@ class Feeds:
         self._domains: dict[int, list[DomainFeed]] = {}
         self._disks: dict[tuple[int, int], DiskFeed] = {}
         # Enabled while there was no engine, with what enables them once there is one.
-        self._pending: dict[Evgen, Callable[[], None]] = {}
+        self.pending: dict[Evgen, Callable[[], None]] = {}
         self.names = Names()
 
     def connect(self, engine: IEngine, side: SideChannel) -> None:
@@ -84,7 +81,7 @@ class Feeds:
 
     def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
         if self._engine is None:
-            self._pending[evgen] = enable
+            self.pending[evgen] = enable
             return
         self._settle()
         try:
@@ -92,7 +89,7 @@ class Feeds:
         except (LibxlError, Disaster):
             if not self._lost():
                 raise
-            self._pending[evgen] = enable
+            self.pending[evgen] = enable
 
     def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, info: DomainInfo | None) -> None:
         domid = evgen.domid
@@ -155,13 +152,9 @@ class Feeds:
         feeds = self._by_token.values()
         return any(feed.name == name or (uuid is not None and feed.uuid == uuid) for feed in feeds)
 
-    def pending(self, evgen: Evgen) -> bool:
-        """Whether `evgen` waits for an engine."""
-        return evgen in self._pending
-
     def disable(self, evgen: Evgen) -> None:
         """Take `evgen` off its feed, and the feed off the engine when it was the last. Idempotent."""
-        self._pending.pop(evgen, None)
+        self.pending.pop(evgen, None)
         if evgen._feed is None:
             return
         self._settle()
@@ -212,16 +205,12 @@ class Feeds:
         engine, self._engine, self._side = self._engine, None, None
         self.names.no_answers()
         feeds = list(self._by_token.values())
+        enabled = [] if engine is None else [feed.disabling(engine) for feed in feeds if feed.handle is not None]
         self._by_token.clear()
-        disablings: list[Callable[[], object]] = []
         for feed in feeds:
-            handle, feed.handle = feed.handle, None
-            feed.token = next(self._tokens)
+            feed.handle, feed.token = None, next(self._tokens)
             self._by_token[feed.token] = feed
-            if engine is not None and handle is not None:
-                disable = engine.evdisable_domain_death if isinstance(feed, DomainFeed) else engine.evdisable_disk_eject
-                disablings.append(partial(disable, handle))
-        return disablings
+        return enabled
 
     def resume(self, engine: IEngine, side: SideChannel) -> dict[int, DomainInfo]:
         """Enable at a new engine whatever has not ended meanwhile. Reports nothing; returns the domains that exist."""
@@ -258,13 +247,13 @@ class Feeds:
                     self._report_state(feed, present[feed.domid])
             elif feed.handle is None:
                 self._drop_disk(feed)
-        for evgen in list(self._pending):
-            enable = self._pending.pop(evgen, None)
+        for evgen in list(self.pending):
+            enable = self.pending.pop(evgen, None)
             if enable is not None:
                 try:
                     enable()
                 except BaseException:
-                    self._pending[evgen] = enable
+                    self.pending[evgen] = enable
                     raise
 
     def _report_state(self, feed: DomainFeed, info: DomainInfo) -> None:
@@ -283,7 +272,7 @@ class Feeds:
         self._by_token.clear()
         self._domains.clear()
         self._disks.clear()
-        self._pending.clear()
+        self.pending.clear()
 
     def _shutdown(self, feed: DomainFeed, reason: ShutdownReason | int) -> None:
         info = None
@@ -410,19 +399,18 @@ class Feeds:
         siblings.remove(feed)
         if not siblings:
             del self._domains[feed.domid]
-        if self._engine is not None and feed.handle is not None:
-            self._disengage(self._engine.evdisable_domain_death, feed.handle)
+        self._disengage(feed)
 
     def _close_disk(self, feed: DiskFeed) -> None:
         if self._by_token.pop(feed.token, None) is None:
             return
         del self._disks[feed.domid, feed.devid]
-        if self._engine is not None and feed.handle is not None:
-            self._disengage(self._engine.evdisable_disk_eject, feed.handle)
+        self._disengage(feed)
 
-    def _disengage(self, disable: Callable[[Any], object], handle: object) -> None:
+    def _disengage(self, feed: DomainFeed | DiskFeed) -> None:
         try:
-            disable(handle)
+            if self._engine is not None and feed.handle is not None:
+                feed.disabling(self._engine)()
         except (LibxlError, Disaster):
             if not self._lost():
                 raise
