@@ -166,8 +166,10 @@ def test_looking_needs_no_token_here_and_does_elsewhere(serve: Serve) -> None:
     assert here.ask("api/domains")[0] == 200
     there = serve("--sim", "--host", "0.0.0.0")
     there.url = f"http://127.0.0.1:{there.url.rpartition(':')[2]}"
-    assert there.ask("api/domains")[0] == 401
-    assert there.ask("api/domains", token=there.token)[0] == 200
+    private = serve("--sim", "--private")
+    for served in (there, private):
+        assert served.ask("api/domains")[0] == 401
+        assert served.ask("api/domains", token=served.token)[0] == 200
 
 
 def test_the_token_is_that_of_the_file_and_is_not_printed(serve: Serve, tmp_path: Path) -> None:

@@ -390,3 +390,21 @@ def test_a_log_that_is_held_still_catches_up_when_it_is_let_go(page: Page, host:
     assert page.log == []
     page.driver.find_element(By.ID, "pause").click()
     page.until(lambda: len(page.log) == 1)
+
+
+def test_the_example_in_one_file_shows_a_host_too(page: Page) -> None:
+    example = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "web_toolstack.py"), "--sim"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert example.stdout is not None
+        page.open(example.stdout.readline().strip())
+        page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, "#domains button")) > 0)
+        page.driver.find_element(By.CSS_SELECTOR, "#domains button").click()
+        page.until(lambda: "domain_death" in page.driver.find_element(By.ID, "events").text)
+    finally:
+        example.kill()
+        example.communicate()

@@ -48,6 +48,7 @@ def _address(ctx: click.Context, option: click.Parameter, value: str) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The token is in this file. Without it one is made up when one is needed, and printed.",
 )
+@click.option("--private", is_flag=True, help="Looking needs the token, too, as behind another web server.")
 @click.option("--user", metavar="USER", help="Run on as this user once Xen is open.")
 def serve(
     sim: bool,
@@ -56,6 +57,7 @@ def serve(
     names: Sequence[str],
     allow: Sequence[str],
     token_file: Path | None,
+    private: bool,
     user: str | None,
 ) -> None:
     """Show domains and their events in a browser, as they happen.
@@ -79,11 +81,11 @@ def serve(
         allow = ("shutdown", "destroy", "eject")
     elif user is not None and (needing := [action for action in allow if action not in privileges.WORKING]):
         raise click.UsageError(f"--allow {needing[0]} needs root, which --user {user} gives up")
-    local = ip_address(host).is_loopback
+    private = private or not ip_address(host).is_loopback
     token, made_up = None, False
     if token_file is not None:
         token = _read(token_file)
-    elif allow or not local:
+    elif allow or private:
         token, made_up = secrets.token_urlsafe(24), True
 
     def ready(port: int, engine: str) -> None:
@@ -95,7 +97,7 @@ def serve(
     names = [*names, socket.gethostname()]
     try:
         problem = service.serve(
-            host, port, ready=ready, simulated=sim, user=user, token=token, private=not local, allow=allow, hosts=names
+            host, port, ready=ready, simulated=sim, user=user, token=token, private=private, allow=allow, hosts=names
         )
     except GxlError as error:
         hint = "`gxl doctor` says what gxl found here, and `gxl serve --sim` needs no Xen."
