@@ -184,7 +184,7 @@ class Board:
             changed = [self._domains[domid] for domid, at in self._versions.items() if everything or at > version]
             gone = {domid for at, domid in self._gone if at > version} - self._domains.keys()
             content = {"all": everything, "changed": changed, "gone": [] if everything else sorted(gone)}
-            told = json.dumps(content | {"time": self._time})
+            told = json.dumps(content)
             # Most readers are equally far. Those who lag, each elsewhere, are few.
             if len(self._told) < 10:
                 self._told[version] = told
@@ -207,9 +207,10 @@ class Board:
         changed = []
         for domid, row in present.items():
             known = self._domains.get(domid)
-            if known is not None and not figures and all(known[key] == row[key] for key in _IDENTITY):
+            if known is not None and all(known[key] == row[key] for key in (row if figures else _IDENTITY)):
                 present[domid] = known
-            elif known != row:
+            else:
+                row["time"] = self._time
                 changed.append(domid)
         gone = self._domains.keys() - present.keys()
         if not changed and not gone:

@@ -34,15 +34,14 @@ export class Domains {
     this.#sum();
   }
 
-  /** What is new; `time` is the server's, in seconds. */
-  update({ all, changed, gone, time }) {
+  update({ all, changed, gone }) {
     const leaving = all ? new Set(this.#rows.keys()) : new Set(gone);
     for (const domain of changed) {
       leaving.delete(domain.domid);
       const row = this.#rows.get(domain.domid);
       // The same number, another domain: nothing of the old one may stay.
-      if (row !== undefined && row.domain.uuid === domain.uuid) this.#fill(row, domain, time);
-      else this.#insert(domain, time);
+      if (row !== undefined && row.domain.uuid === domain.uuid) this.#fill(row, domain);
+      else this.#insert(domain);
     }
     for (const domid of leaving) {
       this.#rows.get(domid)?.element.remove();
@@ -51,20 +50,20 @@ export class Domains {
     this.#sum();
   }
 
-  #insert(domain, time) {
+  #insert(domain) {
     this.#rows.get(domain.domid)?.element.remove();
     const element = $("row").content.cloneNode(true).firstElementChild;
-    const row = { element, domain, sample: { cpu: domain.cpu_time, time }, buttons: [] };
+    const row = { element, domain, sample: domain, buttons: [] };
     this.#rows.set(domain.domid, row);
-    this.#fill(row, domain, time);
+    this.#fill(row, domain);
     this.#buttons(row);
     const next = [...$("rows").children].find((other) => Number(other.dataset.domid) > domain.domid);
     $("rows").insertBefore(element, next ?? null);
   }
 
-  #fill(row, domain, time) {
+  #fill(row, domain) {
     const [id, name, state, amount, cpu, uuid] = row.element.children;
-    const seconds = time - row.sample.time;
+    const seconds = domain.time - row.sample.time;
     row.element.dataset.domid = domain.domid;
     row.element.dataset.state = domain.state;
     id.textContent = domain.domid;
@@ -74,8 +73,8 @@ export class Domains {
     label.dataset.state = domain.state === "shutdown" && failed(domain.shutdown_reason) ? "failed" : domain.state;
     amount.textContent = memory(domain.current_memory_kb);
     if (seconds > SHORTEST_SAMPLE) {
-      cpu.textContent = `${Math.round((100 * (domain.cpu_time - row.sample.cpu)) / seconds)} %`;
-      row.sample = { cpu: domain.cpu_time, time };
+      cpu.textContent = `${Math.round((100 * (domain.cpu_time - row.sample.cpu_time)) / seconds)} %`;
+      row.sample = domain;
     } else if (!cpu.textContent) {
       cpu.textContent = "–";
     }
