@@ -269,6 +269,9 @@ class Pump:
                     arrival()
             except Exception as error:
                 self.binding.report(error)
+                if isinstance(arrival, Event):
+                    missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
+                    self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
             count += 1
             if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
                 return

@@ -144,8 +144,15 @@ class Events:
     def occurred(self, event: CData) -> None:
         """libxl gives an event to event_occurs."""
         call = self._ctx.current()
-        found = self.read(event)
-        self._free(event)
+        try:
+            found = self.read(event)
+        except Exception as error:
+            # Such as MemoryError. libxl has no second copy: whoever waits must know that one is missing.
+            message = f"an event of domain {event.domid} was lost: {error!r}"
+            self._ctx.disaster(call, event.type, message, 0, fatal=False, cause=error)
+            return
+        finally:
+            self._free(event)
         assert self.event_occurs is not None
         call.inside = EVENT_OCCURS
         try:
