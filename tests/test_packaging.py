@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `pip install` gives: built here from a copy of the tree, as pip builds it."""
+"""What `pip install` gives: built here from a clean checkout, as pip builds it. `.ci/pythons` installs it, too."""
 
-import shutil
+import os
 import subprocess
 import sys
 import tarfile
@@ -11,10 +11,11 @@ from email.message import Message
 from importlib import import_module
 from pathlib import Path
 
+import checkout
 import pytest
+from requirements import Requirements
 
 ROOT = Path(__file__).parent.parent
-TREE = ("gxl", "pytest_gxl.py", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 # cffi writes it while the package is built; in a checkout it may be there already.
 GENERATED = "gxl/engines/libxl/_declared.py"
 # pytest's, outside the package: pytest_gxl.py says why.
@@ -30,23 +31,23 @@ def build(what: str, tree: Path, target: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(require: Requirements, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
-    for name in TREE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__", "_declared.py", "*.so"))
-        else:
-            shutil.copy(source, tree)
+    checkout.copy(require, tree)
     return build("sdist", tree, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    unpacked = tmp_path_factory.mktemp("unpacked")
+def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
-    return build("wheel", next(iter(unpacked.iterdir())), tmp_path_factory.mktemp("wheel"))
+        archive.extractall(directory, filter="data")
+    return next(iter(directory.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", unpacked, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,27 @@ def metadata(wheel: Path) -> Message:
         return message_from_bytes(archive.read(name))
 
 
-def test_a_wheel_built_from_the_sdist_has_every_file_of_the_package_and_no_other(wheel: Path) -> None:
-    present = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "gxl").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
-    }
+def test_the_sdist_is_the_whole_checkout(unpacked: Path, require: Requirements) -> None:
+    packed = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    made = {name for name in packed if name == "PKG-INFO" or name.startswith("gxl.egg-info/")}
+    # A wheel may have been built from it: in the same place.
+    assert {name for name in packed - made if not name.startswith("build/")} - {GENERATED} == checkout.tracked(require)
+
+
+def test_the_tests_of_the_sdist_can_be_collected(unpacked: Path) -> None:
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    variables = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        collect, cwd=unpacked, env=variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " error" not in done.stdout.splitlines()[-1]
+
+
+def test_a_wheel_built_from_the_sdist_has_every_file_of_the_package_and_no_other(
+    wheel: Path, require: Requirements
+) -> None:
+    present = {name for name in checkout.tracked(require) if name.startswith("gxl/")}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == present | {GENERATED, PLUGIN}
