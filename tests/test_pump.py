@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 import weakref
 from typing import Any
 
 import gevent
 import pytest
-from worlds import World, outcome, settle
+from worlds import World, outcome, settle, until
 from zope.interface.verify import verifyObject
 
 import gxl
@@ -130,3 +131,19 @@ def test_a_host_that_can_not_list_its_domains_is_a_disaster_as_it_is_for_libxl(w
         world.host.create_domain()
         with pytest.raises(gxl.Disaster):
             ctx.event_wait(gxl.mask(gxl.DiskEject), timeout=5)
+
+
+def test_a_burst_is_delivered_over_several_turns_of_the_loop_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open()
+    seconds = itertools.count()
+    monkeypatch.setattr("gxl.pump.perf_counter", lambda: next(seconds))  # every delivery takes its time
+    order: list[object] = []
+    for number in range(100):
+        ctx._pump.arrived(lambda number=number: order.append(number))
+    gevent.spawn(order.append, "somebody else")
+    until(lambda: 99 in order)
+    assert order.index("somebody else") < 50
+    order.remove("somebody else")
+    assert order == list(range(100))
