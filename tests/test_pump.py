@@ -7,6 +7,7 @@ import gc
 import itertools
 import warnings
 import weakref
+from functools import partial
 from typing import Any
 
 import gevent
@@ -141,7 +142,7 @@ def test_a_burst_is_delivered_over_several_turns_of_the_loop_in_order(
     monkeypatch.setattr("gxl.pump.perf_counter", lambda: next(seconds))  # every delivery takes its time
     order: list[object] = []
     for number in range(100):
-        ctx._pump.arrived(lambda number=number: order.append(number))
+        ctx._pump.arrived(partial(order.append, number))
     gevent.spawn(order.append, "somebody else")
     until(lambda: 99 in order)
     assert order.index("somebody else") < 50
