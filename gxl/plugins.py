@@ -11,6 +11,7 @@ installed package, and which the tools that freeze an application can see.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +93,10 @@ class Plugins:
                     description = (inspect.getdoc(plugin.load()) or "").partition("\n")[0]
             except (GxlError, LookupError) as error:
                 problem = str(error)
-            except (Exception, SystemExit) as error:
-                problem = f"{type(error).__name__}: {error}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a panic of an extension in Rust is no Exception
+                problem = describe(error)
             report.append(Found(plugin.name, plugin.target, plugin.origin, description, said, chosen, problem))
         return report
 
@@ -102,7 +105,15 @@ class Plugins:
             if not isinstance(entries, Exception):
                 for entry in entries:
                     if entry.group == self._group:
-                        yield Plugin(entry.name, entry.value, origin, entry.load)
+                        yield Plugin(entry.name, entry.value, origin, functools.partial(_load, entry))
+
+
+def describe(error: BaseException) -> str:
+    """What an error of somebody else's says, with its type. Where it can't say anything, its type."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def unreadable() -> dict[str, str]:
@@ -110,11 +121,7 @@ def unreadable() -> dict[str, str]:
 
     Whether they would have offered anything is not known.
     """
-    return {
-        origin: f"{type(entries).__name__}: {entries}"
-        for origin, entries in _announced()
-        if isinstance(entries, Exception)
-    }
+    return {origin: describe(entries) for origin, entries in _announced() if isinstance(entries, Exception)}
 
 
 def _announced() -> Iterator[tuple[str, Sequence[EntryPoint] | Exception]]:
@@ -132,6 +139,12 @@ def _announced() -> Iterator[tuple[str, Sequence[EntryPoint] | Exception]]:
             if key not in seen:  # the first on the path is the one that Python imports
                 seen.add(key)
                 yield origin, entries
+
+
+def _load(entry: EntryPoint) -> Any:
+    if not EntryPoint.pattern.match(entry.value):  # importlib says that a 'NoneType' has no attribute 'group'
+        raise ValueError(f"an entry point is written as module:factory, not as {entry.value!r}")
+    return entry.load()
 
 
 def _name_of(distribution: Distribution) -> str:

@@ -31,6 +31,19 @@ class BindsNothing(Hub):
     def attach(self, sink):
         return None
 
+class Panic(BaseException):
+    pass
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+def panics():
+    raise Panic("the moon is gone")
+
+def speechless():
+    raise Unspeakable
+
 def fails():
     raise OSError("no such loop here")
 

@@ -151,6 +151,17 @@ def test_engines_and_hubhooks_never_meet() -> None:
                 )
 
 
+def test_every_module_is_reached_by_import_statements_as_what_freezes_an_application_follows_them() -> None:
+    reached: set[str] = set()
+    todo = ["gxl", "gxl.testing", "gxl.__main__", "gxl.simhost.__main__"]
+    while todo:
+        name = todo.pop()
+        if name in SOURCES and name not in reached:
+            reached.add(name)
+            todo += [name.rpartition(".")[0], *(target for _, target in imports(name))]
+    assert not SOURCES.keys() - reached
+
+
 def test_every_room_of_the_table_exists() -> None:
     stale = [room for room in ROOMS if not any(within(name, room) for name in SOURCES)]
     assert not stale, f"ROOMS names what is not there: {stale}"

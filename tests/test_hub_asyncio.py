@@ -41,7 +41,17 @@ class TestAsyncioHubOnUvloop(HubProviderTests):
     def run(self, main: Main) -> None:
         uvloop = Requirements().module("uvloop")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert isinstance(runner.get_loop(), uvloop.Loop)
             runner.run(main())
+
+    def test_the_hub_says_that_it_is_on_uvloop(self) -> None:
+        versions: list[str] = []
+
+        async def main() -> None:
+            versions.append(self.make_hub().version)
+
+        self.run(main)
+        assert versions == ["asyncio, loop uvloop.Loop"]
 
 
 Test = Callable[[World, gxl.Context], Coroutine[Any, Any, None]]

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from pathlib import Path
+
+import pytest
 
 from gxl.testing.hubs import CASES
 
@@ -14,12 +18,20 @@ EXAMPLE = ROOT / "examples" / "gxl-trio"
 
 
 def test_the_guide_shows_what_is_in_the_example() -> None:
-    example = "\n".join(path.read_text() for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".cfg"))
+    files = [EXAMPLE / "setup.cfg", EXAMPLE / "pyproject.toml", *EXAMPLE.glob("[gt]*/*.py")]
+    example = "\n".join(path.read_text() for path in files)
     untyped = re.sub(r"(: [\w.\[\] |,]+)(?=[,)])|( -> \w+)(?=:\n)", "", example)
-    blocks = re.findall(r"^```(?:python|ini)\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:python|ini|toml)\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
     lines = {line.strip() for block in blocks for line in block.splitlines()} - {"", "..."}
     assert len(lines) > 10
     assert lines <= {line.strip() for line in untyped.splitlines()}
+
+
+@pytest.mark.parametrize("provider", ["gevent", "asyncio", "poll"])
+def test_each_provider_in_the_box_says_what_it_cannot_do(provider: str) -> None:
+    said = inspect.getdoc(importlib.import_module(f"gxl.hubhooks.{provider}"))
+    assert said is not None
+    assert "\nWhat it can't do: " in said
 
 
 def test_the_guide_names_cases_that_there_are() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from broken_hubs import FAULTS
-from requirements import Requirements
 
 from gxl.hubhooks.asyncio import AsyncioHub
 from gxl.hubhooks.poll import PollHub
@@ -41,7 +40,7 @@ def test_every_case_finds_a_broken_provider() -> None:
     assert {case.__name__ for case in CASES} <= {case for _, _, case in FAULTS}
 
 
-def test_the_provider_that_the_broken_ones_are_made_of_passes(require: Requirements) -> None:
+def test_the_provider_that_the_broken_ones_are_made_of_passes(served_host: object) -> None:
     report = check_hub_provider(AsyncioHub, run)
     assert len(report.passed) == len(CASES) + 2 * len(CONTEXT_CASES)
     assert not report.skipped

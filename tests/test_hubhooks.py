@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from distributions import Install
+from requirements import Requirements
 from zope.interface.verify import verifyObject
 
 import gxl
@@ -79,7 +80,9 @@ def test_a_name_is_a_str(name: object) -> None:
         ("tidal_loop:Missing", "AttributeError.*Missing"),
         ("tidal_loop:fails", "OSError: no such loop here"),
         ("tidal_loop:exits", "SystemExit: a tide table is needed"),
+        ("tidal_loop:speechless", "Unspeakable"),
         ("tidal_loop:PLUGIN", "AttributeError|TypeError"),
+        ("tidal_loop:Hub:Hub", "ValueError: an entry point is written as module:factory, not as 'tidal_loop:Hub:Hub'"),
         ("builtins:object", "IHub"),
     ],
 )
@@ -98,6 +101,14 @@ def test_a_broken_provider_is_named_and_hurts_nobody_else(target: str, reason: s
     assert survey["poll"].description == "The provider for programs without a loop."
     assert survey["poll"].version.startswith("poll(2)")
     assert (survey["gevent"].problem, survey["gevent"].origin) == ("", "gxl")
+
+
+def test_a_provider_that_fails_as_no_exception_does_is_named_by_the_survey_and_hurts_nobody_else(
+    install: Install,
+) -> None:
+    install("tidal", "gxl.hubhooks", broken="tidal_loop:panics", other="tidal_loop:Hub")
+    assert found("broken").problem == "Panic: the moon is gone"
+    assert found("other").problem == ""
 
 
 @pytest.mark.parametrize(
@@ -169,6 +180,33 @@ server.start()
 print(before, hubhooks._detect()[0])
 """
     assert run(program) == "poll gevent"
+
+
+@pytest.mark.parametrize(
+    ("before", "names"),
+    [
+        ("pass", "poll asyncio"),
+        ("import uvloop; uvloop.install()", "poll asyncio"),
+        ("import gevent; gevent.sleep(0)", "poll asyncio"),
+        ("from gevent import monkey; monkey.patch_all()", "gevent gevent"),
+    ],
+)
+def test_a_thread_beside_a_loop_has_none(before: str, names: str, require: Requirements) -> None:
+    require.module("uvloop")
+    program = f"""
+{before}
+import asyncio, threading
+from gxl import hubhooks
+def beside():
+    print(hubhooks._detect()[0], end=" ")
+async def main():
+    thread = threading.Thread(target=beside)
+    thread.start()
+    thread.join()
+    print(hubhooks._detect()[0])
+asyncio.run(main())
+"""
+    assert run(program) == names
 
 
 @pytest.mark.parametrize(

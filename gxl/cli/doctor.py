@@ -16,7 +16,7 @@ from gxl.cli.output import Output
 from gxl.cli.version import own_version
 from gxl.context import Context
 from gxl.errors import GxlError
-from gxl.plugins import unreadable
+from gxl.plugins import describe, unreadable
 
 
 @click.command()
@@ -45,8 +45,10 @@ def _diagnosis() -> dict[str, Any]:
     try:
         Context().close()
         report["problem"] = ""
-    except Exception as error:  # a plugin may fail in a way of its own
-        report["problem"] = str(error) if isinstance(error, GxlError) else f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may fail in a way of its own
+        report["problem"] = str(error) if isinstance(error, GxlError) else describe(error)
     report["works"] = not report["problem"]
     return report
 

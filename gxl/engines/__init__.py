@@ -9,7 +9,7 @@ from typing import Any
 
 from gxl.errors import EngineUnavailable, GxlError
 from gxl.interfaces import IEngine
-from gxl.plugins import Found, Plugin, Plugins
+from gxl.plugins import Found, Plugin, Plugins, describe
 
 GROUP = "gxl.engines"
 """The entry point group in which other packages offer engines."""
@@ -105,5 +105,5 @@ def _open(plugin: Plugin) -> IEngine:
 
 
 def _unusable(plugin: Plugin, verb: str, error: BaseException) -> EngineUnavailable:
-    attempt = f"{plugin.target}, from {plugin.origin}", f"{type(error).__name__}: {error}"
+    attempt = f"{plugin.target}, from {plugin.origin}", describe(error)
     return EngineUnavailable(f"the engine {plugin.name!r} can't be {verb}", (attempt,))

@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from gxl.errors import GxlError, HubUnavailable
 from gxl.interfaces import IEventSink, IHub, IHubBinding
-from gxl.plugins import Found, Plugin, Plugins
+from gxl.plugins import Found, Plugin, Plugins, describe
 
 GROUP = "gxl.hubhooks"
 
@@ -78,7 +78,7 @@ def attach(hub: IHub, sink: IEventSink) -> IHubBinding:
     except GxlError:
         raise
     except (Exception, SystemExit) as error:
-        raise HubUnavailable(f"the hub {hub.name!r} can't be used here: {type(error).__name__}: {error}") from error
+        raise HubUnavailable(f"the hub {hub.name!r} can't be used here: {describe(error)}") from error
     if not IHubBinding.providedBy(binding):
         raise HubUnavailable(f"the hub {hub.name!r} can't be used: its attach() returned {binding!r}, no IHubBinding")
     return binding
@@ -127,5 +127,5 @@ def _open(plugin: Plugin) -> IHub:
         hub: IHub = plugin.load()()
         verifyObject(IHub, hub)  # which reads its attributes, too
     except (Exception, SystemExit) as error:
-        raise HubUnavailable(f"the hub provider {plugin} can't be used: {type(error).__name__}: {error}") from error
+        raise HubUnavailable(f"the hub provider {plugin} can't be used: {describe(error)}") from error
     return hub

@@ -4,10 +4,14 @@
 Works on libev (the default), libev-cffi and libuv, with and without monkey.patch_all(). A binding belongs to the hub
 of the native thread that attached it.
 
-Children can be watched only in the main thread, whose loop is gevent's default one. From the first fork on, gevent's
-SIGCHLD handler is installed, as it is by gevent.subprocess; it reaps every child of the process. An application that
-sets a SIGCHLD handler of its own must do so through gevent's patched `signal`, and must not call os.wait or
-os.waitpid(-1).
+What it can't do: let other greenlets run while libxl works inside one of its calls; wait in the loop's own callbacks,
+which run in the hub; be used from another native thread, or after its hub was destroyed. Nothing of it keeps the loop
+running but a greenlet that waits.
+
+Children can be watched only in the main thread, whose loop is gevent's default one; elsewhere what has to fork is
+refused. From the first fork on, gevent's SIGCHLD handler is installed, as it is by gevent.subprocess; it reaps every
+child of the process. An application that sets a SIGCHLD handler of its own must do so through gevent's patched
+`signal`, and must not call os.wait or os.waitpid(-1).
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 import trio
 from gxl_trio import TrioHub
 
@@ -10,6 +13,7 @@ import gxl
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.hubhooks import choose, survey
 from gxl.testing import HubProviderTests
+from gxl.testing.hubs.contexts import why_not
 from gxl.testing.hubs.rig import Main
 
 
@@ -19,6 +23,11 @@ class TestTrioHub(HubProviderTests):
 
     def run(self, main: Main) -> None:
         trio.run(main)
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="without libxenlight the suite is run all the same, but in CI")
+def test_where_everything_must_be_there_the_real_library_is() -> None:
+    assert not why_not("libxl")
 
 
 def test_the_entry_point_is_found() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,14 @@ def build(builder: Any) -> Any:
 
 
 def _declared() -> Any:
+    # By import statements: what freezes an application includes only what it finds in these.
     try:
-        return import_module("gxl.engines.libxl._declared").ffi
+        from gxl.engines.libxl._declared import ffi  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError:
-        return build(import_module("gxl.engines.libxl.declarations").ffibuilder)
+        from gxl.engines.libxl.declarations import ffibuilder
+
+        return build(ffibuilder)
+    return ffi
 
 
 ffi: Any = _declared()
