@@ -271,6 +271,24 @@ def test_one_connection_that_is_cut_is_noticed_at_once(world: World, whose: str)
         assert kinds([ctx.event_wait(timeout=10)]) == [(DomainDeath, domid, 0)]
 
 
+def test_a_former_ctx_that_lives_on_for_a_while_takes_no_eject_from_the_present_one(world: World) -> None:
+    ctx = world.open(recover=True)
+    domid = world.host.create_domain(paused=True)
+    world.host.add_disk(domid, "xvdc")
+    ctx.evenable_disk_eject(domid, "xvdc", user=1)
+    how = AsyncHow(callback=lambda rc: None)
+    former = ctx._pump.reign.engine
+    ctx.engine.domain_shutdown(domid, how)
+    cut(ctx._pump.side._fd)
+    turn(ctx, lambda: ctx.metrics().recoveries == 1)
+    assert [reign.engine for reign in ctx._pump.reigns()][1:] == [former]
+    for _ in range(3):
+        world.host.eject_disk(domid, "xvdc")
+        assert isinstance(ctx.event_wait(gxl.mask(DiskEject), timeout=10), DiskEject)
+    former.ao_abort(how)
+    turn(ctx, lambda: len(list(ctx._pump.reigns())) == 1)
+
+
 def cut(fd: int) -> None:
     """End a connection, whoever else has an fd of it."""
     end = socket.socket(fileno=os.dup(fd))
