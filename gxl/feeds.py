@@ -80,10 +80,10 @@ class Feeds:
         return evgen
 
     def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
+        self._settle()  # which may find that the engine is lost
         if self._engine is None:
             self.pending[evgen] = enable
             return
-        self._settle()
         try:
             enable()
         except (LibxlError, Disaster):

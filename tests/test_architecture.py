@@ -188,7 +188,7 @@ def test_hub_providers_have_no_ancestors_among_themselves() -> None:
 
 
 def test_every_file_names_its_licence_first() -> None:
-    trees = [ROOT / tree for tree in ("gxl", "tests", "realxen", "fuzz", "examples", "benchmarks")]
+    trees = [ROOT / tree for tree in ("gxl", "tests", "realxen", "fuzz", "soak", "examples", "benchmarks")]
     files = [ROOT / "setup.py", *(path for tree in trees for path in tree.rglob("*.py"))]
     # cffi writes the compiled declarations itself, next to their source.
     lacking = [

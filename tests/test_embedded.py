@@ -204,6 +204,17 @@ def test_a_lost_store_fails_the_operations_that_wait_for_it(rig: Rig) -> None:
     rig.engine.ctx_free()
 
 
+def test_an_abort_that_finds_the_store_lost_ends_the_operation_once(rig: Rig) -> None:
+    ended: list[int] = []
+    rig.listen()
+    how = AsyncHow(callback=ended.append)
+    rig.engine.domain_shutdown(rig.domain(paused=True), how)
+    rig.host.drop_connections()
+    rig.engine.ao_abort(how)
+    assert ended == [Fail.code]
+    rig.engine.ctx_free()
+
+
 def test_a_refused_read_fails_an_evgen_and_an_operation(rig: Rig) -> None:
     domid = rig.domain_with_disk()
     # The first is for the stub domain, which most domains do not have.

@@ -66,7 +66,7 @@ def test_a_guest_that_floods_is_not_listened_to_and_others_are(
     ctx.evenable_disk_eject(victim.domid, "xvdd", user=1)
     noisy = ctx.evenable_disk_eject(attacker.domid, "xvdd", user=2)
     ctx.evenable_domain_death(victim.domid, user=3)
-    attacker.order(f"flood {XVDD} 2000")
+    attacker.order(f"flood {XVDD} 150")
     while not isinstance(lost := ctx.event_wait(user=2, timeout=60), EventsLost):
         assert isinstance(lost, DiskEject)
     assert (lost.domid, noisy.flooded) == (attacker.domid, True)
@@ -74,8 +74,6 @@ def test_a_guest_that_floods_is_not_listened_to_and_others_are(
     assert isinstance(ctx.event_wait(user=1, timeout=60), DiskEject)
     victim.destroy()
     assert isinstance(ctx.event_wait(user=3, timeout=60), DomainDeath)
-    while run("xenstore-read", f"/local/domain/{attacker.domid}/data/answer").strip() != f"flood {XVDD} 2000":
-        gevent.sleep(0.1)
     assert ctx.event_check() is None
     longest = ctx.metrics().pump_longest_turn
     print(f"flood: longest turn of the pump {longest:.3f} s, longest gap of a ticker {max(pace.gaps):.3f} s")

@@ -164,13 +164,15 @@ class Operations:
                 stop(0)
 
         def stop(rc: int, expired: bool = False) -> None:
+            # Taking back the watch may show that xenstored is lost, which fails all operations: not this one twice.
+            operation.stop = None
             if rc:
                 self.say(f"domain {operation.domid} did not acknowledge the request to {command.decode()}: {rc}")
             if not expired:
                 self.core.osevents.cancel_timeout(timeout)
             self.store.unwatch(watch)
-            operation.stop = None
-            then(rc)
+            if operation in self._in_progress:
+                then(rc)
 
         deadline = time.time() + _ACKNOWLEDGE_SECONDS
         timeout = self.core.osevents.register_timeout(deadline, lambda rc: stop(rc, expired=True))
