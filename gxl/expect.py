@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from functools import partial
 from typing import Any, Self
 
 from gxl.arguments import check_callable, check_timeout
@@ -39,6 +40,8 @@ class Expectation:
         self._armed = contextlib.ExitStack()
         self._was_armed = False
         self._ended: GxlError | BaseException | None = None
+        # What was true already when it was armed, until the domain's name has come.
+        self._held: list[Event] = []
         self.event: Event | None = None
         """The event, once it has come."""
 
@@ -53,7 +56,9 @@ class Expectation:
         timeout = check_timeout(timeout)
         pump.check_can_block("await the expectation itself")
         with pump.lock:
-            if not self._settled() and not self._waiters.wait(timeout) and not self._settled():
+            if not self._settled() and not self._waiters.wait(timeout):
+                self._judge_held()
+            if not self._settled():
                 raise WaitTimeout(f"what was expected of domain {self._domain} did not happen within {timeout} s")
             return self._result()
 
@@ -100,6 +105,7 @@ class Expectation:
 
     def end(self, error: GxlError) -> None:
         """No event will come any more."""
+        self._judge_held()
         if not self._settled():
             self._ended = error
             self._waiters.wake()
@@ -112,6 +118,22 @@ class Expectation:
             self.end(
                 GxlError(f"domain {event.domid} ejected {self._vdev} so often that it is not listened to any more")
             )
+        elif self._pump.feeds.names.when_named(event, partial(self._christen, event)):
+            self._held.append(event)
+        else:
+            self._judge(event)
+
+    def _christen(self, event: Event, named: Event) -> None:
+        if event in self._held:
+            self._held.remove(event)
+            self._judge(named)
+
+    def _judge_held(self) -> None:
+        held, self._held = self._held, []
+        for event in held:
+            self._judge(event)
+
+    def _judge(self, event: Event) -> None:
         if self._settled() or not self._typemask >> event.type & 1:
             return
         try:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 from uuid import UUID
 
 _SHOWN = 80
+_DIGITS = 400
+"""Enough for a second and the fraction of any float: the smallest has 324 places."""
 
 Reader = Callable[[str, object], Any]
 
@@ -100,9 +103,13 @@ def uuid(field: str, value: object) -> UUID:
 def rfc3339(seconds: float) -> str:
     """A moment in UTC, exact to the last bit of `seconds`."""
     # Cut to microseconds, which is all that datetime can hold, a float would not come back the same.
-    whole, _, fraction = f"{Decimal(repr(float(seconds))):f}".partition(".")
-    moment = datetime.fromtimestamp(int(whole), UTC).replace(tzinfo=None)
-    return f"{moment.isoformat(timespec='seconds')}.{fraction}Z"
+    exact = Decimal(repr(float(seconds)))
+    whole = math.floor(exact)
+    with localcontext(prec=_DIGITS):
+        # A fraction counts forwards from its second, before 1970, too.
+        fraction = f"{exact - whole:f}".partition(".")[2]
+    moment = datetime.fromtimestamp(whole, UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='seconds')}.{fraction or '0'}Z"
 
 
 def moment(field: str, value: object) -> float:
@@ -114,4 +121,5 @@ def moment(field: str, value: object) -> float:
     digits = fraction if point else "0"
     if seconds is None or not (digits.isascii() and digits.isdigit()) or not str(value).endswith("Z"):
         raise _refuse(field, "a time in UTC such as 2026-11-26T08:15:00.25Z", value)
-    return float(f"{seconds}.{digits}")
+    with localcontext(prec=len(digits) + _DIGITS):
+        return float(seconds + Decimal(f"0.{digits}"))

@@ -44,9 +44,20 @@ class Names:
         for life in list(self._asking):
             self.told(life, None)
 
-    def when_named(self, event: Event, then: Told) -> bool:
-        """Whether the name of the domain that `event` is about is on its way: then `then` is called with it."""
-        if event.domuuid is None or (event.domid, event.domuuid) not in self._asking:
+    def when_named(self, event: Event, then: Callable[[Event], object]) -> bool:
+        """Whether `event` lacks its domain's name, and that is on its way.
+
+        Then `then` is called with a copy that has it; or with the event itself, if there turns out to be none.
+        """
+        if event.name is not None or event.domuuid is None or (event.domid, event.domuuid) not in self._asking:
             return False
-        self._asking[event.domid, event.domuuid].append(then)
+        self._asking[event.domid, event.domuuid].append(lambda name: then(_christened(event, name)))
         return True
+
+
+def _christened(event: Event, name: str | None) -> Event:
+    if name is None:
+        return event
+    assert event.seq is not None
+    assert event.time is not None
+    return event.stamped(event.domuuid, event.for_user, event.seq, event.time, name)

@@ -213,19 +213,16 @@ class Watcher:
             self._alive -= 1
         if self._typemask >> event.type & 1:
             self._put(event)
-            if event.name is None and self._pump.feeds.names.when_named(event, partial(self._christen, event)):
+            if self._pump.feeds.names.when_named(event, partial(self._christen, event)):
                 self._unnamed += 1
             self._waiters.wake_one()
         if self._alive == 0:
             self._over = True
             self._waiters.wake()
 
-    def _christen(self, event: Event, name: str | None) -> None:
+    def _christen(self, event: Event, named: Event) -> None:
         self._unnamed -= 1
-        if name is not None and event in self._queue:
-            assert event.seq is not None
-            assert event.time is not None
-            named = event.stamped(event.domuuid, event.for_user, event.seq, event.time, name)
+        if event in self._queue:
             self._queue[self._queue.index(event)] = named
         if not self._unnamed:
             self._waiters.wake()

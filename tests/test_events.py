@@ -39,8 +39,8 @@ SOME_UUID = UUID("12345678-9abc-def0-1234-56789abcdef0")
 domids = st.integers(0, 2**32 - 1)
 c_ints = st.integers(-(2**31), 2**31 - 1)
 texts = st.none() | st.text()
-# Up to the last second that a calendar with four digits has.
-moments = st.floats(0, 253402300799)
+# From the first to the last second of a calendar with four digits.
+moments = st.floats(-62135596800, 253402300799)
 types = st.lists(st.sampled_from(EventType)).map(tuple)
 common = st.fixed_dictionaries(
     {
@@ -113,6 +113,8 @@ def test_the_numbers_are_those_of_the_header(require: Requirements) -> None:
 @example(DomainDeath(1, time=1e-300))
 @example(DomainDeath(1, time=1795341780.1234567))
 @example(DomainDeath(1, time=-60000000000.0))  # in the year 68, which has two digits
+@example(DomainDeath(1, time=-0.25))
+@example(DomainDeath(1, time=-5e-324))
 def test_an_event_survives_json_pickling_and_copying(event: Event) -> None:
     assert from_json(event.to_json()) == event
     assert type(from_json(event.to_json())) is type(event)
@@ -125,6 +127,10 @@ def test_json_is_one_line_with_every_key(event: Event) -> None:
     text = event.to_json()
     assert "\n" not in text
     assert {"seq", "time", "type", "domid", "uuid", "name", "for_user"} <= json.loads(text).keys()
+
+
+def test_a_moment_before_1970_is_spelled_as_everybody_reads_it() -> None:
+    assert json.loads(DomainDeath(1, time=-1.25).to_json())["time"] == "1969-12-31T23:59:58.75Z"
 
 
 def test_json_spells_values_for_people_and_programs() -> None:

@@ -53,6 +53,32 @@ def test_wait_shutdown_returns_how_the_domain_ended(world: World) -> None:
         ctx.wait_shutdown(world.host.create_domain(), timeout=0.01)
 
 
+def test_what_is_true_already_is_told_with_the_domains_name(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("early")
+    world.host.shutdown_domain(domid, 1)
+    assert ctx.wait_shutdown(domid, 5).name == "early"
+    ended = world.host.create_domain("ended")
+    world.host.shutdown_domain(ended, 1)
+    with ctx.expect(DomainShutdown, ended, predicate=lambda event: event.name == "ended") as shutdown:
+        assert shutdown.wait(5).name == "ended"
+
+
+def test_a_name_that_does_not_come_is_waited_for_no_longer_than_the_timeout(world: World) -> None:
+    ctx = world.open()
+    # libxl asks xenstored when its first evgen is enabled, and waits for the answer.
+    ctx.evenable_domain_death(world.host.create_domain())
+    world.barrier(ctx)
+    domid = world.host.create_domain("slow")
+    world.host.shutdown_domain(domid, 1)
+    with world.host.stalled():
+        for timeout in (0, 0.02):
+            assert ctx.wait_shutdown(domid, timeout).name is None
+        with ctx.expect(DomainShutdown, domid) as unread:
+            assert unread.event is None
+    assert isinstance(unread.wait(0), DomainShutdown)
+
+
 def test_a_predicate_chooses_and_one_that_raises_surfaces_in_wait(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
