@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 from uuid import UUID
 
 import gevent
@@ -82,9 +83,10 @@ def run(data: bytes) -> None:
         application = Application(ctx, token=_TOKEN, allow=("shutdown", "destroy"), heartbeat=0.05)
         listener = _listen("127.0.0.1", 0)
         try:
-            server = _server(listener, application)
+            # types-gevent has it that the address is text.
+            handle: Any = _server(listener, application).handle
             client, accepted = socket.socketpair()
-            serving = gevent.spawn(server.handle, accepted, ("127.0.0.1", 1))
+            serving = gevent.spawn(handle, accepted, ("127.0.0.1", 1))
             answer = _answer(client, sent)
             serving.join(timeout=10)
             assert serving.ready(), "the server does not come to an end with this client"
