@@ -12,7 +12,10 @@ from gxl.interfaces import IAwaitableWaiter, IHubBinding, IWaiter
 def awaitable(waiter: IWaiter) -> IAwaitableWaiter:
     """`waiter`, if its hub runs coroutines; MisuseError otherwise."""
     if not IAwaitableWaiter.providedBy(waiter):
-        raise MisuseError("this hub runs no coroutines, so there is nothing to await: use the blocking form")
+        raise MisuseError(
+            "this hub runs no coroutines, so there is nothing to await: use the blocking form, or open the "
+            "Context with hub='asyncio'"
+        )
     return waiter
 
 

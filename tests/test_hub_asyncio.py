@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -376,3 +378,28 @@ def test_detection_takes_asyncio_in_a_running_loop(world: World, monkeypatch: py
             await ctx.domain_destroy(domid, wait=False)
 
     asyncio.run(main())
+
+
+IN_A_PATCHED_PROCESS = """
+from gevent import monkey; monkey.patch_all()
+import asyncio, gevent
+import gxl
+from gxl.engines.embedded import EmbeddedEngine
+gevent.get_hub().loop.install_sigchld()  # as gevent.subprocess does: from here on the loop reaps every child
+async def main():
+    with gxl.SimHost() as host:
+        async with gxl.Context(engine=EmbeddedEngine(host), hub="asyncio") as ctx:
+            for _ in range(5):
+                host.create_domain("web1")
+                async with ctx.expect(gxl.DomainDeath, "web1") as death:
+                    await ctx.domain_destroy(await ctx.adomid_of("web1"), wait=False)
+                    print((await death).name)
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
+
+
+def test_it_works_where_gevent_has_patched_the_process_and_reaps_every_child() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_A_PATCHED_PROCESS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.returncode, ran.stderr) == ("web1\n" * 5, 0, "")

@@ -459,6 +459,24 @@ def test_where_gevent_has_patched_threads_they_are_greenlets_and_share_a_context
     assert (ran.stdout, ran.returncode) == ("True\n", 0), ran.stderr
 
 
+CHILDREN_OF_A_PATCHED_PROCESS = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+import gxl
+from gxl.engines.embedded import EmbeddedEngine
+gevent.get_hub().loop.install_sigchld()  # as gevent.subprocess does: from here on the loop reaps every child
+with gxl.SimHost() as host, gxl.Context(engine=EmbeddedEngine(host), hub="poll") as ctx:
+    print([ctx.domain_destroy(host.create_domain(), timeout=10).rc for _ in range(10)])
+"""
+
+
+def test_where_gevents_loop_reaps_every_child_operations_learn_how_theirs_have_ended() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILDREN_OF_A_PATCHED_PROCESS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.returncode, ran.stderr) == (f"{[0] * 10}\n", 0, "")
+
+
 def test_what_nobody_can_catch_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     ctx = world.open()
     ctx._pump.binding.call_soon(lambda: 1 / 0)

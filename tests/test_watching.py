@@ -109,14 +109,14 @@ def test_under_asyncio_it_is_iterated_by_async_for(world: World, engines: Engine
         domid = world.host.create_domain("one")
         world.host.shutdown_domain(domid, 3)
         found = []
-        async for event in gxl.watch("one", engine=engines()):
+        async for event in gxl.watch("one", engine=engines(), hub="asyncio"):
             found.append(type(event))
             if isinstance(event, DomainShutdown):
                 world.host.destroy_domain(domid)
         assert found == [DomainShutdown, DomainDeath]
         assert engines.all_closed()
         early = world.host.create_domain("early")
-        async with gxl.watch(engine=engines(), types=DomainDeath) as events:
+        async with gxl.watch(engine=engines(), hub="asyncio", types=DomainDeath) as events:
             with pytest.raises(gxl.MisuseError, match="async for"):
                 next(events)
             with pytest.raises(gxl.MisuseError, match="async with"):
@@ -124,11 +124,11 @@ def test_under_asyncio_it_is_iterated_by_async_for(world: World, engines: Engine
             a_short_life(world, early)
             assert (await anext(events)).name == "early"
         for attempt in ("anext", "aenter"):
-            events = gxl.watch("nobody", engine=engines())
+            events = gxl.watch("nobody", engine=engines(), hub="asyncio")
             with pytest.raises(LookupError, match="'nobody'"):
                 await (anext(events) if attempt == "anext" else events.__aenter__())
         with pytest.raises(TypeError):
-            gxl.watch(b"web1", engine=engines())  # type: ignore[arg-type]  # what is tested
+            gxl.watch(b"web1", engine=engines(), hub="asyncio")  # type: ignore[arg-type]  # what is tested
 
     asyncio.run(asyncio.wait_for(main(), 20))
 

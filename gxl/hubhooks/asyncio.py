@@ -11,6 +11,8 @@ what libxl does inside a call. To know a domain's name takes waiting, so whoever
 `alist_domain`, `await_shutdown`, or `async with` a watcher or an expectation. Loops that can't watch fds are refused.
 
 Children are watched by pidfd, so neither a child watcher of asyncio's nor SIGCHLD is needed, nor are they disturbed.
+
+In a process that gevent has patched, this hub has to be asked for by name.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import asyncio
 import contextlib
 import inspect
 import os
-import select
 import sys
 import threading
 import time
@@ -31,8 +32,8 @@ from zope.interface import implementer
 
 from gxl.errors import MisuseError
 from gxl.forking import in_library_fork
-from gxl.hubhooks.children import Cancel, Children
-from gxl.hubhooks.epollset import EpollSet, Interest
+from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
+from gxl.hubhooks.epollset import EpollSet, Interest, native_epoll
 from gxl.interfaces import (
     IAwaitableWaiter,
     ICoroutineBinding,
@@ -219,7 +220,7 @@ class AsyncioBinding:
         self._thread = threading.get_ident()
         self._closed = False
         self._guard = _Guard()
-        self._fds = EpollSet(select.epoll, self.report)
+        self._fds = EpollSet(native_epoll(), self.report)
         self._fileno = self._fds.fileno()
         try:
             loop.add_reader(self._fileno, self._fds.dispatch)
@@ -227,7 +228,9 @@ class AsyncioBinding:
             self._fds.close()
             raise MisuseError(f"{loop!r} can't watch fds") from None
         self.osevent = _OSEvent(self, self._fds)
-        self.childproc = Children(self, sink, self._fds, self.later)
+        self.childproc = Children(
+            self, sink, self._fds, self.later, reaper=reaper_beside_gevent(loop.call_soon_threadsafe)
+        )
         self._tasks: set[asyncio.Future[object]] = set()
         _bindings.add(self)
 

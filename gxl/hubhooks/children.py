@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import posix
 import select
+import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import starmap
 
 from zope.interface import implementer
@@ -22,6 +24,7 @@ from gxl.hubhooks.epollset import EpollSet, Interest
 from gxl.interfaces import IChildProcHooks, IEventSink, IHubBinding, SigchldOwner
 
 Cancel = Callable[[], object]
+Reaper = Callable[[int, Callable[[int], object]], Cancel]
 
 # A status that the loop has reaped reaches its child watcher within a turn or two of the loop. A turn may be long, on a
 # busy machine; so the grace is counted in turns that are each at least this long.
@@ -63,7 +66,7 @@ class Children:
         fds: EpollSet,
         later: Callable[[float, Callable[[], object]], Cancel],
         prepare: Callable[[], object] | None = None,
-        reaper: Callable[[int, Callable[[int], object]], Cancel] | None = None,
+        reaper: Reaper | None = None,
     ) -> None:
         self._binding = binding
         self._sink = sink
@@ -178,3 +181,29 @@ class Children:
         self._closed = True
         for child in tuple(self._children):
             self._drop(child)
+
+
+def reaper_beside_gevent(call_soon: Callable[[Callable[[], object]], object]) -> Reaper | None:
+    """In a process that gevent has patched, what learns of a child from gevent's loop; elsewhere None.
+
+    There, whatever waits lets gevent's loop run; and from the first gevent.subprocess on that reaps every child, and
+    tells only its own watchers. `call_soon`: how to get from there to the hub that is used.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_anything_patched():
+        return None
+    hub = sys.modules["gevent"].get_hub()
+    if not (hub.main_hub and hub.loop.default):
+        return None  # libev and libuv watch children on their default loop alone
+
+    def watch(pid: int, tell: Callable[[int], object]) -> Cancel:
+        watcher = hub.loop.child(pid, ref=False)
+        watcher.start(lambda: call_soon(partial(tell, watcher.rstatus)))
+
+        def discard() -> None:
+            watcher.stop()
+            watcher.close()
+
+        return discard
+
+    return watch

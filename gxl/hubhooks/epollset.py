@@ -11,6 +11,7 @@ Closes by posix.close: monkey-patching replaces os.close by one that closes in t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import posix
 import select
@@ -26,6 +27,20 @@ Tell = Callable[[Any, int, int, int], object]
 _POLL_BITS = select.POLLIN | select.POLLPRI | select.POLLOUT | select.POLLERR | select.POLLHUP | select.POLLRDHUP
 _ALWAYS_REPORTED = select.POLLERR | select.POLLHUP
 _BATCH = 64
+
+
+def native_epoll() -> Callable[[], select.epoll]:
+    """select.epoll, also where gevent has taken it out of the module, lest somebody block by it; nobody does here."""
+    if hasattr(select, "epoll"):
+        return select.epoll
+    # Another copy of the module has it.
+    spec = importlib.util.find_spec("select")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    epoll: Callable[[], select.epoll] = module.epoll
+    return epoll
 
 
 class Interest:

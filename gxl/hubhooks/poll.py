@@ -19,7 +19,6 @@ original by name.
 from __future__ import annotations
 
 import heapq
-import importlib.util
 import itertools
 import logging
 import math
@@ -37,27 +36,14 @@ from zope.interface import implementer
 
 from gxl.errors import MisuseError
 from gxl.forking import in_library_fork
-from gxl.hubhooks.children import Cancel, Children
-from gxl.hubhooks.epollset import EpollSet
+from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
+from gxl.hubhooks.epollset import EpollSet, native_epoll
 from gxl.interfaces import IEventSink, IHub, IPolledBinding, IPollSource, IWaiter
 
 _log = logging.getLogger("gxl")
 
 _UNASKED = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _LONGEST = 1e6  # seconds; poll(2) takes an int of milliseconds
-
-
-def _epoll() -> Callable[[], select.epoll]:
-    # gevent takes it out of the module, lest somebody block by it; nobody does here. Another copy of the module has it.
-    if hasattr(select, "epoll"):
-        return select.epoll
-    spec = importlib.util.find_spec("select")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    epoll: Callable[[], select.epoll] = module.epoll
-    return epoll
 
 
 class Monitor:
@@ -200,8 +186,8 @@ class PollBinding:
         self.pumping: _Waiter | None = None
         self._pumping_thread: int | None = None
         self._interrupt: BaseException | None = None
-        self._fds = EpollSet(_epoll(), self.report)
-        self.childproc = Children(self, sink, self._fds, self._later)
+        self._fds = EpollSet(native_epoll(), self.report)
+        self.childproc = Children(self, sink, self._fds, self._later, reaper=reaper_beside_gevent(self.call_soon))
         _bindings.add(self)
 
     def __repr__(self) -> str:
