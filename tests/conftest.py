@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -23,6 +24,7 @@ from programs import program
 from requirements import Requirements
 from worlds import World
 
+import gxl
 from gxl import cli
 from gxl.cli import session
 from gxl.simhost import SimHost
@@ -92,7 +94,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 @pytest.fixture
 def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `gxl …` on the world's host, in the main greenlet: others live on meanwhile."""
-    monkeypatch.setattr(session, "Context", lambda: world.open())
+
+    def opened(engine: None, hub: None, **how: Any) -> gxl.Context:
+        world.contexts.append(gxl.Context(world.engine, world.hub, **how))
+        return world.contexts[-1]
+
+    monkeypatch.setattr(session, "Context", opened)
 
     def run(*args: object) -> Result:
         with gevent.Timeout(10):
@@ -116,7 +123,10 @@ def watching() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield watching
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()  # not read to its end: commands of --exec may have it open, too
 
 
 @pytest.fixture

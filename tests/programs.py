@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ def program(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "gxl", *arguments],
         cwd=ROOT,
-        env={**os.environ, **variables},
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -25,5 +26,9 @@ def program(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Its status, what it said on standard output, and on standard error."""
-    out, err = process.communicate(timeout=30)
+    try:
+        out, err = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # which makes it tell where it is
+        raise AssertionError(f"{process.args!r} does not end: {process.communicate(timeout=30)!r}") from None
     return process.returncode, out, err

@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.forking": (),
     "gxl.plugins": ("gxl.errors",),
     "gxl.xenstore": (),
+    "gxl.recording": ("gxl.events",),
     "gxl.eventqueue": LEAVES,
     "gxl.simhost": (*LEAVES, "gxl.xenstore"),
     "gxl.engines=": (*LEAVES, "gxl.engines.libxl=", "gxl.engines.embedded="),
@@ -55,7 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.prometheus": ("gxl.context", "gxl.events"),
     "gxl.web": (*LEAVES, *CONTEXT, "gxl.engines.embedded=", "gxl.hubhooks.gevent", "gxl.prometheus", "gxl.simhost="),
     "gxl.testing": ("gxl",),
-    "gxl.cli": ("gxl=", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost", "gxl.web"),
+    "gxl.cli": ("gxl=", "gxl.recording", *LEAVES, *CONTEXT, *FRONT_DOORS, "gxl.simhost", "gxl.web"),
     "gxl.__main__": ("gxl.cli",),
 }
 # Who alone may import what others made.

@@ -60,12 +60,23 @@ def test_wait_tells_by_its_status_that_there_is_no_such_domain_or_no_single_one(
     assert f"{first}, {second}" in result.stderr
 
 
-def test_wait_tells_a_failure_from_both(world: World, run: Run) -> None:
-    world.host.create_domain("web1")
-    when_watching(world, world.host.drop_connections)
-    result = run("wait", "web1", "--timeout", "10s")
+def test_wait_outlives_a_restart_of_xenstored(world: World, run: Run) -> None:
+    domid = world.host.create_domain("web1")
+
+    def restart() -> None:
+        world.host.drop_connections()
+        world.host.destroy_domain(domid)
+
+    when_watching(world, restart)
+    assert run("wait", "web1", "--for", "death", "--timeout", "20s").exit_code == 0
+
+
+def test_wait_tells_a_failure_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GXL_LIBXENLIGHT", "/nowhere/libxenlight.so.4.17")
+    monkeypatch.setenv("GXL_ENGINE", "libxl")
+    result = CliRunner().invoke(cli.main, ["wait", "web1", "--timeout", "10s"])
     assert result.exit_code == 1
-    assert "xenstored" in result.stderr
+    assert "/nowhere/libxenlight.so.4.17" in result.stderr
 
 
 def test_waits_help_documents_its_statuses() -> None:

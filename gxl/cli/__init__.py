@@ -10,8 +10,11 @@ from typing import Any
 
 import click
 
+from gxl.cli.completion import completion
 from gxl.cli.doctor import doctor
 from gxl.cli.listing import list_domains
+from gxl.cli.record import record
+from gxl.cli.replay import replay
 from gxl.cli.serve import serve
 from gxl.cli.sim import sim
 from gxl.cli.simctl import simctl
@@ -39,7 +42,8 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(own_version(), prog_name="gxl")
-def main() -> None:
+@click.option("--engine", metavar="NAME", help="Use this engine, as $GXL_ENGINE=NAME does: libxl, embedded, …")
+def main(engine: str | None) -> None:
     """Domain events of the Xen host that this runs on.
 
     \b
@@ -53,7 +57,9 @@ def main() -> None:
                 ended by SIGHUP, by Ctrl-C, since nobody reads the output
                 any more, by SIGTERM
     """
+    if engine is not None:
+        os.environ["GXL_ENGINE"] = engine
 
 
-for command in (watch, wait, list_domains, serve, doctor, sim, simctl):
+for command in (watch, wait, list_domains, record, replay, serve, doctor, sim, simctl, completion):
     main.add_command(command)

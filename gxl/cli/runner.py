@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import click
 
+from gxl.cli.signals import deaf
 from gxl.cli.text import printable
 from gxl.events import EventsLost
 
@@ -140,7 +141,7 @@ class Runner:
                     os.killpg(process.pid, number)
 
     def _work(self) -> None:
-        with self._changed:
+        with deaf(), self._changed:
             while True:
                 job = self._next()
                 if job is not None:
@@ -171,7 +172,9 @@ class Runner:
         """What went wrong; empty if nothing did."""
         try:
             # In a session of its own: Ctrl-C at the terminal is for gxl, which tells the command.
-            process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+            # It inherits which signals are blocked, too.
+            with deaf(False):
+                process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
         except OSError as error:
             return f"{self._name} can't be run for {job}: {error.strerror}"
         with self._changed:

@@ -16,18 +16,19 @@ from types import FrameType
 import click
 
 from gxl.cli.output import Output
+from gxl.cli.signals import ENDING, deaf
 from gxl.cli.text import printable
 from gxl.context import Context
 from gxl.domains import Domain
 from gxl.errors import GxlError
 from gxl.events import Event
+from gxl.interfaces import IEngine
 
 TIMED_OUT = 124
 """As timeout(1) has it."""
 NO_SUCH_DOMAIN = 3
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 _MAXLEN = 100_000
 """How many events may wait to be printed before some are dropped, which is said."""
 
@@ -59,13 +60,22 @@ class Session:
         self._nobody_reads = False
         self._rouse: Callable[[], object] | None = None
 
-    def events(self, domids: Collection[int] | None, timeout: float | None = None) -> Generator[Event]:
-        """The events of these domains until they are all dead, or of all domains; in either case until `timeout`."""
+    def events(
+        self,
+        domids: Collection[int] | None,
+        timeout: float | None = None,
+        started: Callable[[], object] = lambda: None,
+    ) -> Generator[Event]:
+        """The events of these domains until they are all dead, or of all domains; in either case until `timeout`.
+
+        Calls `started` as soon as it watches.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.ctx.watch(*sorted(domids or ()), timeout=timeout, maxlen=_MAXLEN) as watcher:
             # From the loop: the signal may have come while libxl calls back, or while a lock is held.
             self._rouse = lambda: self.ctx._pump.binding.call_soon(watcher.close)
             try:
+                started()
                 for event in watcher:
                     yield event
                     if self.number or (deadline is not None and time.monotonic() >= deadline):
@@ -73,6 +83,12 @@ class Session:
             finally:
                 self._rouse = None
         self.end_if_asked()
+
+    def stop(self) -> None:
+        """Let `events` end, after those that are there. On the poll hub any thread may say so."""
+        rouse = self._rouse
+        if rouse is not None:
+            rouse()
 
     def end_if_asked(self) -> None:
         """End the program if a signal came."""
@@ -108,7 +124,9 @@ class Session:
     def _watch_reader(self) -> None:
         poll = select.poll()
         poll.register(self.out.fd, 0)
-        if poll.poll()[0][1] & (select.POLLERR | select.POLLHUP):
+        with deaf():
+            ((_, found),) = poll.poll()
+        if found & (select.POLLERR | select.POLLHUP):
             self._nobody_reads = True
             os.kill(os.getpid(), signal.SIGPIPE)
 
@@ -122,12 +140,12 @@ def _catch(number: int, handler: Handler) -> Handler:
 
 
 @contextmanager
-def session() -> Iterator[Session]:
-    """A Session, whose errors become messages."""
+def session(engine: IEngine | None = None, hub: str | None = None) -> Iterator[Session]:
+    """A Session, whose errors become messages. It outlives a restart of xenstored, unless the engine is given."""
     opened = Session()
-    before = {number: _catch(number, opened.handle) for number in _SIGNALS}
+    before = {number: _catch(number, opened.handle) for number in ENDING}
     try:
-        with Context() as opened.ctx:
+        with Context(engine, hub, recover=engine is None) as opened.ctx:
             opened.watch_reader()
             yield opened
     except _Asked:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`gxl replay`: lets what was recorded happen again, on a simulated host, and watches it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from gxl import engines
+from gxl.cli.session import Session, session
+from gxl.cli.signals import deaf
+from gxl.cli.text import colourful, line
+from gxl.events import DomainDeath, DomainShutdown, Event
+from gxl.recording import BrokenRecording, Entry, Host, Player, RecordedDomain, complete, parse
+
+_PATIENCE = 10.0
+"""Seconds until an event that does not come is given up."""
+
+
+def _positive(ctx: click.Context, option: click.Parameter, value: float) -> float:
+    if not value > 0:  # NaN is not, either
+        raise click.BadParameter(f"a number above 0 is needed, not {value}")
+    return value
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--speed",
+    type=float,
+    default=1.0,
+    callback=_positive,
+    help="So many times as fast as it happened; inf: as fast as it goes. [1]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def replay(file: Path, speed: float, as_json: bool) -> None:
+    """Let what `gxl record` wrote to FILE happen again, and print it as `gxl watch` does.
+
+    It happens on a simulated host of its own, through the embedded engine: the same domains appear, shut down and die,
+    in the same order. Only the times and the numbers of the events are new.
+    """
+    try:
+        with file.open("rb") as lines:
+            entries = parse(lines)
+    except BrokenRecording as error:
+        raise click.ClickException(f"{click.format_filename(file)}: {error}") from None
+    engine = engines.choose("embedded")()
+    # The poll hub takes calls from other threads.
+    with session(engine, "poll") as here:
+        stage = _Stage(here, engine.host, entries, speed)  # type: ignore[attr-defined]  # the embedded engine's own
+        count = sum(isinstance(entry.what, (DomainShutdown, DomainDeath)) for entry in entries)
+        length = entries[-1].at / speed if entries else 0.0
+        click.echo(f"gxl: replaying {count} events, in {length:.1f} s", err=True)
+        colours = colourful()
+        domains = [entry.what for entry in entries if isinstance(entry.what, RecordedDomain)]
+        names: dict[tuple[int, UUID | None], str | None] = {(one.domid, one.uuid): one.name for one in domains}
+        try:
+            with closing(here.events(None, started=stage.start)) as events:
+                for event in events:
+                    # At a high speed a domain is gone before its name could be asked for.
+                    name = event.name or names.get((event.domid, event.domuuid))
+                    content = event.as_dict() | {"name": name}
+                    here.out.line(json.dumps(content) if as_json else line(event, name, colours))
+                    stage.seen(event)
+        finally:
+            stage.end()
+        if stage.problem:
+            raise click.ClickException(f"{click.format_filename(file)}: {stage.problem}")
+    if not complete(entries):
+        click.echo("gxl: the recording has no end: it was cut off here", err=True)
+
+
+class _Stage:
+    """Plays a recording in a thread of its own, and never runs ahead of whoever watches."""
+
+    def __init__(self, here: Session, host: Host, entries: list[Entry], speed: float) -> None:
+        self.problem = ""
+        self._here = here
+        self._player = Player(host)
+        self._entries = entries
+        self._speed = speed
+        self._over = threading.Event()
+        self._seen = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._play, name="replay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def seen(self, event: Event) -> None:
+        self._seen.release()
+
+    def end(self) -> None:
+        self._over.set()
+        self._seen.release()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _play(self) -> None:
+        with deaf():
+            self._play_all(time.monotonic())
+
+    def _play_all(self, begin: float) -> None:
+        try:
+            for entry in self._entries:
+                if self._over.wait(max(0.0, begin + entry.at / self._speed - time.monotonic())):
+                    return
+                # An engine reports states, not transitions: what follows must not hide what has just happened.
+                if self._player.play(entry) is not None and not self._seen.acquire(timeout=_PATIENCE):
+                    self.problem = f"this event, {entry.at} s after the start, does not come: {entry.what}"
+                    return
+                if isinstance(entry.what, Event) and not isinstance(entry.what, (DomainShutdown, DomainDeath)):
+                    click.echo(f"gxl: not repeated: {line(entry.what, entry.what.name, False)}", err=True)
+        except (OSError, ValueError) as error:
+            self.problem = f"what happened {entry.at} s after the start can't be repeated: {error}"
+        finally:
+            self._here.stop()
