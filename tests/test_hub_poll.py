@@ -477,6 +477,24 @@ def test_where_gevents_loop_reaps_every_child_operations_learn_how_theirs_have_e
     assert (ran.stdout, ran.returncode, ran.stderr) == (f"{[0] * 10}\n", 0, "")
 
 
+def test_where_gevent_polls_by_libuv_it_says_so_and_names_the_remedy() -> None:
+    program = """
+from gevent import monkey; monkey.patch_all()
+import gxl
+from gxl.engines.embedded import EmbeddedEngine
+host = gxl.SimHost()
+try:
+    gxl.Context(engine=lambda: EmbeddedEngine(host), hub="poll")
+except gxl.MisuseError as error:
+    print(error)
+"""
+    variables = os.environ | {"GEVENT_LOOP": "libuv-cffi"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "its loop is libuv: open the Context with hub='gevent'" in ran.stdout, ran.stderr
+
+
 def test_what_nobody_can_catch_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     ctx = world.open()
     ctx._pump.binding.call_soon(lambda: 1 / 0)

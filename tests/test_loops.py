@@ -14,7 +14,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOMS = [
     *("context", "feeds", "sidechannel", "mailbox", "pump", "operations", "children", "building", "watch", "expect"),
-    *("misuse", "recovery_waiters"),
+    *("watching", "domains", "misuse", "recovery_waiters"),
 ]
 
 # What this process does itself: gevent's default loop, unpatched.

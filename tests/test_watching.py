@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.monkey import is_module_patched
 from worlds import World, outcome
 
 import gxl
@@ -89,7 +90,8 @@ def test_the_same_loop_works_everywhere(
     for domid in (one, two):
         world.host.shutdown_domain(domid, 3)
     # In a thread of a process that gevent has not patched, there is another hub, or none.
-    hub = "poll" if where is in_a_thread else world.hub
+    patched = is_module_patched("threading")
+    hub = "poll" if where is in_a_thread and not patched else world.hub
     if world.hub == "poll" and where is in_a_greenlet:
         hub = "gevent"
     events = where(lambda: program(world, engines, ["one", world.host.domain_info(two).uuid], hub))

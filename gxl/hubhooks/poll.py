@@ -13,7 +13,7 @@ Callbacks (event_register_callbacks) run in a daemon thread of their own.
 Children are watched by pidfd, so SIGCHLD and the application's own children are left alone, in any thread.
 
 In a process that gevent has patched, a thread is a greenlet, and poll(2) lets others run: nothing here keeps an
-original by name.
+original by name. Not on libuv, where attach refuses.
 """
 
 from __future__ import annotations
@@ -369,6 +369,9 @@ class PollHub:
         return f"poll(2), Python {platform.python_version()}"
 
     def attach(self, sink: IEventSink) -> PollBinding:
+        if polls_by_libuv():
+            # libuv makes each fd that it polls non-blocking: libxenstore's thread, which reads one of libxl's, dies.
+            raise MisuseError("gevent has patched poll(2), and its loop is libuv: open the Context with hub='gevent'")
         return PollBinding(sink)
 
 
@@ -379,6 +382,14 @@ def _in_unpatched_greenlet() -> bool:
         return False
     monkey = sys.modules.get("gevent.monkey")
     return monkey is None or not monkey.is_module_patched("select")
+
+
+def polls_by_libuv() -> bool:
+    """Whether poll(2) is gevent's here, and the loop libuv."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("select"):
+        return False
+    return type(sys.modules["gevent"].get_hub().loop).__module__.startswith("gevent.libuv")
 
 
 _bindings: weakref.WeakSet[PollBinding] = weakref.WeakSet()
