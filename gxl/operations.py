@@ -179,12 +179,14 @@ class Operation:
             self._pump.binding.call_soon(self._tell)
 
     def _tell(self) -> None:
-        links, self._links = self._links, []
-        for link in links:
+        while self._links:
             try:
-                link(self)
+                self._links.pop(0)(self)
             except Exception as error:
                 self._pump.binding.report(error)
+            except BaseException:
+                self._pump.binding.call_soon(self._tell)
+                raise
 
     def _raise_failure(self) -> None:
         if self._lost is not None:

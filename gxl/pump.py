@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from gxl.building import Build
 from gxl.callbacks import Callbacks
-from gxl.errors import ContextClosed, Disaster, EngineUnavailable, GxlError, LibxlError, Outage
+from gxl.errors import ContextClosed, Disaster, GxlError, LibxlError, Outage
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.evgens import Sink
 from gxl.feeds import Feeds
@@ -49,7 +49,7 @@ from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.recovery import Recovery
 from gxl.reign import Arrival, Reign, Source
-from gxl.sidechannel import SideChannel
+from gxl.sidechannel import SideChannel, connected
 
 if TYPE_CHECKING:
     from gxl.operations import Operation
@@ -130,7 +130,7 @@ class Pump:
             # What is watched apart from the engine, is watched by the same.
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
             self.reign = reign = self.enthrone(engine)
-            self.side = self.listen(self._connect(engine))
+            self.side = self.listen(connected(engine))
             self.feeds = Feeds(self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
             self.feeds.connect(reign.engine, self.side)
             self.callbacks = Callbacks(self.binding, self.lock)
@@ -225,11 +225,14 @@ class Pump:
             call(*args)
         except Exception as error:
             self.binding.report(error)
+        except BaseException:  # Ctrl-C: what has been reported by then must not wait for the next turn
+            self._schedule()
+            raise
         finally:
             self._inside = False
+            for wake in list(self._progress):
+                wake()
         self._drain_soon()
-        for wake in list(self._progress):
-            wake()
         self.counters.turned(perf_counter() - started)
 
     def accept(self, event: Event) -> None:
@@ -267,11 +270,15 @@ class Pump:
                         self.feeds.resolve(arrival, self.accept)
                 else:
                     arrival()
-            except Exception as error:
-                self.binding.report(error)
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    self.binding.report(error)
                 if isinstance(arrival, Event):
                     missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
                     self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
+                if not isinstance(error, Exception):  # Ctrl-C
+                    self._schedule()
+                    raise
             count += 1
             if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
                 return
@@ -392,12 +399,6 @@ class Pump:
         waiters = self.mailbox.fail(disaster.again, typemask, closing)
         if not self.callbacks.disaster(disaster) and not waiters:
             self.binding.report(disaster)
-
-    def _connect(self, engine: IEngine) -> IStoreConnection:
-        try:
-            return engine.xenstore_connect()
-        except OSError as error:
-            raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
 
     def _hung_up(self, reign: Reign) -> None:
         if reign is self.reign:

@@ -16,7 +16,8 @@ import stat
 import time
 from collections.abc import Callable
 
-from gxl.interfaces import IOSEventHooks, IStoreConnection
+from gxl.errors import EngineUnavailable
+from gxl.interfaces import IEngine, IOSEventHooks, IStoreConnection
 from gxl.xenstore import Client, ProtocolError, Request, WatchEvent
 
 # /dev/xen/xenbus has no end of file: a daemon that is gone just never answers.
@@ -28,6 +29,14 @@ _LONGEST_BURST = 64
 
 _INTRODUCE = b"@introduceDomain"
 _TOKEN = b"gxl"
+
+
+def connected(engine: IEngine) -> IStoreConnection:
+    """A connection to the engine's xenstored; EngineUnavailable if there is none to be had."""
+    try:
+        return engine.xenstore_connect()
+    except OSError as error:
+        raise EngineUnavailable(f"the engine works, but no connection to xenstored can be had: {error}") from None
 
 
 class SideChannel:

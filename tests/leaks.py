@@ -81,13 +81,17 @@ class Ledger:
         self._held = held()
         self._alive = alive()
 
-    def surplus(self) -> dict[str, Any]:
-        """What there is now and was not then. Things that are on their way out get a moment to go."""
+    def surplus(self, but: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What there is now and was not then. Things that are on their way out get a moment to go.
+
+        `but`: how the names begin of what may stay.
+        """
         deadline = time.monotonic() + 5
         while True:
             # In a patched process os.close only notes the fd; the hub closes it after it has slept.
             gevent.sleep(0.01)
             left: dict[str, Any] = {what: name for what, name in held().items() if self._held.get(what) != name}
             left.update(alive() - self._alive)
+            left = {what: name for what, name in left.items() if not what.startswith(but)}
             if not left or time.monotonic() > deadline:
                 return left

@@ -110,11 +110,16 @@ def play(scene: Scene, strike: Strike, blow: Callable[[Any], object]) -> Any:
 
 
 def check_nothing_parked(ctx: gxl.Context) -> None:
-    """No trace of a waiter is left in a context at which nobody waits."""
+    """No trace of a waiter is left in a context at which nobody waits, nor at gevent's hub."""
+    check_nobody_waits(ctx)
+    binding: Any = ctx._pump.binding
+    assert binding._parked == 0
+
+
+def check_nobody_waits(ctx: gxl.Context) -> None:
+    """No trace of a waiter is left in a context at which nobody waits, whatever its hub."""
     pump = ctx._pump
     assert not pump.mailbox._buckets
     assert not pump.enders
     assert not pump.operations
     assert not pump.builds
-    binding: Any = pump.binding
-    assert binding._parked == 0

@@ -7,6 +7,8 @@ the Context's end, there is nothing more to be had.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,8 @@ from interruptions import Scene
 from worlds import World, until
 
 import gxl
-from gxl.errors import Aborted, ContextClosed, Fail, GuestTimedOut
+from gxl import pump
+from gxl.errors import Aborted, ContextClosed, Fail, GuestTimedOut, LibxlError
 
 Play = Callable[[World, gxl.Context], Scene]
 
@@ -144,13 +147,13 @@ def domid_of(world: World, ctx: gxl.Context) -> Scene:
     world.host.destroy_domain(domid)
 
 
-def _completion(ctx: gxl.Context, result: Any, good: tuple[int, ...] = (0,)) -> None:
+def _completion(ctx: gxl.Context, result: Any, any_rc: bool = False) -> None:
     """An operation that nobody waits for any more is asked to stop, and still says how it ended, once."""
     if ctx.closed:
         return
     event = ctx.event_wait(gxl.mask(gxl.OperationComplete), timeout=10, user=9)
     assert isinstance(event, gxl.OperationComplete)
-    assert event.rc in (*good, Aborted.code, Fail.code, GuestTimedOut.code)
+    assert any_rc or event.rc in (0, Aborted.code, Fail.code, GuestTimedOut.code)
     if isinstance(result, gxl.Operation):
         assert event.rc == result.rc == 0
     until(lambda: not ctx._pump.operations)
@@ -208,8 +211,87 @@ def operation_wait(world: World, ctx: gxl.Context) -> Scene:
     world.host.destroy_domain(domid)
 
 
+def attempt(call: Callable[[], gxl.Operation]) -> Callable[[], gxl.Operation | None]:
+    """What needs more than a simulated host for the real library, which ends it with an error of its own."""
+
+    def attempted() -> gxl.Operation | None:
+        try:
+            return call()
+        except LibxlError:
+            return None
+
+    return attempted
+
+
+def _config(name: str) -> dict[str, Any]:
+    return {
+        "c_info": {"type": "pv", "name": name},
+        "b_info": {"max_memkb": 65536, "target_memkb": 65536, "type.pv": {}},
+    }
+
+
+def _destroy_all_called(world: World, name: str) -> None:
+    for info in world.host.domains():
+        if world.host.read(f"/local/domain/{info.domid}/name") == name.encode():
+            world.host.destroy_domain(info.domid)
+
+
+def domain_create(world: World, ctx: gxl.Context) -> Scene:
+    """With the real library, in a process of its own."""
+    yield attempt(lambda: ctx.domain_create(_config("made"), for_user=9))
+    _completion(ctx, (yield None), any_rc=not world.in_process)
+    _destroy_all_called(world, "made")
+
+
+def domain_restore(world: World, ctx: gxl.Context) -> Scene:
+    """It waits for a stream, which turns out to be none."""
+    reader, writer = os.pipe()
+    yield attempt(lambda: ctx.domain_restore(reader, _config("restored"), for_user=9))
+    os.write(writer, b"no domain\n" * 1000)
+    os.close(writer)
+    _completion(ctx, (yield None), any_rc=not world.in_process)
+    os.close(reader)
+    _destroy_all_called(world, "restored")
+
+
+def domain_suspend(world: World, ctx: gxl.Context) -> Scene:
+    domid = world.host.create_domain(paused=True)
+    with tempfile.TemporaryFile() as file:
+        yield attempt(lambda: ctx.domain_suspend(domid, file.fileno(), for_user=9))
+        world.host.unpause_domain(domid)
+        _completion(ctx, (yield None), any_rc=not world.in_process)
+    world.host.destroy_domain(domid)
+
+
+def cdrom_insert(world: World, ctx: gxl.Context) -> Scene:
+    domid = world.host.create_domain(kind="hvm")
+    world.host.add_disk(domid, "hdc")
+    yield attempt(lambda: ctx.cdrom_insert(domid, "hdc", None, for_user=9))
+    _completion(ctx, (yield None), any_rc=not world.in_process)
+    world.host.destroy_domain(domid)
+
+
+def own_watch(world: World, ctx: gxl.Context) -> Scene:
+    """gxl.watch, whose Context comes and goes with the greenlet that watches."""
+    domid = world.host.create_domain()
+    opened = len(pump._pumps)
+
+    def watch() -> list[gxl.Event]:
+        with gxl.watch(domid, engine=world.make_engine, hub=world.hub) as events:
+            return list(events)
+
+    yield watch
+    world.host.destroy_domain(domid)
+    result = yield None
+    assert isinstance(result, gevent.GreenletExit | gevent.Timeout) or [type(event) for event in result] == [
+        gxl.DomainDeath
+    ]
+    assert len(pump._pumps) == opened - ctx.closed
+
+
 SCENES: list[Play] = [
     *(event_wait, event_wait_with_a_time_limit, event_wait_for_an_eject, event_wait_before_another),
     *(expectation, wait_shutdown, watcher, watch_by_name, list_domain, domid_of),
     *(domain_pause, domain_unpause, domain_shutdown, domain_reboot_with_a_time_limit, domain_destroy, operation_wait),
+    *(domain_create, domain_restore, domain_suspend, cdrom_insert, own_watch),
 ]

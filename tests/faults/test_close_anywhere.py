@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
-from interruptions import check_nothing_parked, play, strikes
+from interruptions import Scene, check_nothing_parked, play, strikes
 from leaks import Ledger
 from scenes import SCENES, Play
 from worlds import World, outcome, until
@@ -35,6 +36,33 @@ def test_a_close_ends_every_wait_and_frees_the_context(world: World, sealed: Led
         check_nothing_parked(ctx)
         ctx.close()
         world.contexts.remove(ctx)
+
+
+def _closing(ctx: gxl.Context) -> Scene:
+    yield ctx.close
+    yield None
+
+
+def test_a_close_that_is_killed_lets_go_of_the_loop_and_says_what_it_abandons(world: World) -> None:
+    world.open().domain_destroy(world.host.create_domain())
+    world.close()
+    ledger = Ledger()
+    abandoned = []
+    for strike in strikes():
+        ctx = world.open()
+        ctx.domain_destroy(world.host.create_domain(), wait=False)  # whose child close() has to wait for
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            play(_closing(ctx), strike, lambda victim: victim.kill(block=False))
+        ctx.close()  # the victim may have been killed before its first step
+        assert ctx._pump.freed
+        assert [warning.category for warning in told] == [ResourceWarning] * ctx._pump.abandoned
+        check_nothing_parked(ctx)
+        abandoned.append(ctx._pump.abandoned)
+        world.contexts.remove(ctx)
+    assert any(abandoned)
+    # What libxl has of its own it keeps, fds and a thread; its children are reaped all the same.
+    assert not ledger.surplus(but=("fd ", "thread "))
 
 
 @implementer(IEventHooks)
