@@ -43,5 +43,5 @@ def test_what_the_page_on_the_command_line_shows_works(require: Requirements, tm
 
 
 def test_the_recording_that_is_shown_is_one() -> None:
-    (shown,) = re.findall(r"^```jsonl\n(.*?)^```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL | re.M)
+    (shown,) = re.findall(r"^```json\n(.*?)^```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL | re.M)
     assert recording.complete(recording.parse(shown.encode().splitlines(keepends=True)))
