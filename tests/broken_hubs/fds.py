@@ -138,8 +138,16 @@ class RemembersWhichNumbersWereReady(right._OSEvent):
 @fault("an_fd_that_becomes_ready_is_reported_soon")
 class LooksAtItsFdsNowAndThen(right._OSEvent):
     def fd_register(self, fd: int, events: int, for_libxl: object) -> Any:
+        under_way: list[Any] = []  # one at a time: those to spare would be in time for what happens next
+
         def tell(*report: Any) -> None:
-            self._binding.later(0.3, lambda: interest.watched and self._binding.sink.fd_ready(*report))
+            def report_it() -> None:
+                under_way.clear()
+                if interest.watched:
+                    self._binding.sink.fd_ready(*report)
+
+            if not under_way:
+                under_way.append(self._binding.later(0.3, report_it))
 
         interest = self._fds.watch(fd, events, for_libxl, tell)
         return interest
