@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""python -m benchmarks: gxl, C and what people do without gxl, side by side. See --help."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from benchmarks.clients import CLIENTS
+from benchmarks.running import TOP, Bench, Failed
+from benchmarks.workloads import BURST_OF_EJECTS, IDLE, PING_PONG, Workload, memory, one_death, storm
+
+WORKLOADS = [
+    PING_PONG,
+    BURST_OF_EJECTS,
+    *(one_death(domains) for domains in (1, 10, 1000, 10_000)),
+    *(storm(domains) for domains in (10, 100, 1000, 10_000)),
+    memory(10),
+    memory(2010),
+    IDLE,
+]
+CANDIDATES = ["C", *CLIENTS]
+CALLS = 100
+
+# Figures by workload, candidate and figure's name: one a round.
+Results = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def measure(bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int) -> Results:
+    """Every candidate once a round, in turn, so that what slows the machine slows them all."""
+    results: Results = {}
+    with click.progressbar(length=rounds * len(workloads) * len(candidates), file=sys.stderr) as progress:
+        for _ in range(rounds):
+            for workload in workloads:
+                for candidate in candidates:
+                    tick = workload.name.startswith("storm") and candidate != "C"
+                    with bench.client(candidate, workload.kind, workload.domains, workload.per_byte, tick) as run:
+                        figures = workload.drive(run)
+                    for figure, value in figures.items():
+                        measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
+                        measured.setdefault(figure, []).append(value)
+                    progress.update(1)
+    return results
+
+
+def costs(rounds: int) -> dict[str, list[float]]:
+    """What `import gxl` takes beyond the interpreter's own start, in milliseconds."""
+    found: dict[str, list[float]] = {"import gxl": []}
+    for _ in range(rounds):
+        spans = []
+        for program in ("pass", "import gxl"):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], check=True, cwd=TOP)
+            spans.append(time.perf_counter() - began)
+        found["import gxl"].append((spans[1] - spans[0]) * 1e3)
+    return found
+
+
+def table(results: Results, candidates: list[str]) -> str:
+    """Medians, with the least and the most, and the median of the ratios to C within each round."""
+    lines = ["| workload | candidate | median | least – most | to C |", "|---|---|--:|--:|--:|"]
+    for workload, by_candidate in results.items():
+        for candidate in candidates:
+            for figure, values in by_candidate[candidate].items():
+                reference = by_candidate.get("C", {}).get(figure, [])
+                ratios = [mine / theirs for mine, theirs in zip(values, reference, strict=False) if theirs]
+                name = f"{workload}: {figure}" if figure else workload
+                ratio = f"{median(ratios):.2f}" if ratios and candidate != "C" else ""
+                span = f"{min(values):.4g} – {max(values):.4g}"
+                lines.append(f"| {name} | {candidate} | {median(values):.4g} | {span} | {ratio} |")
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+
+
+@click.command()
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="How often each is measured.")
+@click.option("--only", "wanted", multiple=True, metavar="TEXT", help="Only workloads whose names contain TEXT.")
+@click.option("--candidate", "candidates", multiple=True, type=click.Choice(CANDIDATES), help="Only these, and C.")
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
+def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path: Path | None) -> None:
+    """Measure gxl against a C program on the same libxenlight, and against libxl_event_wait in threads.
+
+    No Xen is needed: a host written in C serves the real libxenlight. All candidates are measured in turn, round by
+    round, each client pinned to one CPU and the host to another. Times are microseconds, from the moment at which the
+    host changes something to the moment at which the client has answered from its application's code. Needed are
+    libxenlight with its headers, a C compiler and strace (Debian: libxen-dev gcc strace).
+    """
+    workloads = [workload for workload in WORKLOADS if not wanted or any(text in workload.name for text in wanted)]
+    if not workloads:
+        raise click.UsageError(
+            f"no workload's name contains {' or '.join(wanted)}; there are: "
+            + ", ".join(workload.name for workload in WORKLOADS)
+        )
+    chosen = ["C", *(name for name in CANDIDATES[1:] if name in candidates or not candidates)]
+    try:
+        with tempfile.TemporaryDirectory(prefix="gxl-bench-") as directory:
+            bench = Bench(Path(directory))
+            results = measure(bench, workloads, chosen, rounds)
+            calls = {
+                name: (bench.system_calls(name, 2 * CALLS) - bench.system_calls(name, CALLS)) / CALLS
+                for name in chosen
+                if name != "embedded"
+            }
+            bench.stop()
+    except Failed as error:
+        raise click.ClickException(str(error)) from None
+    imported = costs(rounds)
+    print(table(results, chosen))
+    print(f"\nsystem calls an eject: {', '.join(f'{name} {count:.1f}' for name, count in calls.items())}")
+    print(f"import gxl: {median(imported['import gxl']):.0f} ms")
+    if path is not None:
+        everything = {"machine": machine(), "rounds": rounds, "results": results, "calls": calls, "costs": imported}
+        path.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

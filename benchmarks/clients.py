@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The candidates that are written in Python: python -m benchmarks.clients NAME DIRECTORY WORKLOAD DOMAINS PER_BYTE
+
+Each does what native/client.c does: it enables an evgen for each of the domains, says "ready", writes a byte to the
+host's `ack` for every so many events, and answers each line of its standard input with what it has used. But where C
+has a callback, each domain here has whatever the candidate's users would have: a greenlet that is parked, mostly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+TICK = 0.001
+
+
+class Job:
+    """What is to be done, and the count of what was."""
+
+    def __init__(self, directory: str, workload: str, domains: int, per_byte: int) -> None:
+        self.directory = Path(directory)
+        self.workload = workload
+        self.domids = range(1, domains + 1)
+        self.acknowledge: Callable[[], object] = lambda: None
+        self.longest_pause = 0.0
+        self.opened = 0.0
+        self._per_byte = per_byte
+        self._counted = 0
+
+    def connect(self) -> None:
+        """Count for the host."""
+        ack = socket.socket(socket.AF_UNIX)
+        ack.connect(str(self.directory / "ack"))
+        fd = ack.detach()
+        self.acknowledge = lambda: os.write(fd, b"x")
+
+    def enable(self, source: Any, domid: int) -> Any:
+        """An evgen of this workload's on a Context or an engine."""
+        if self.workload == "eject":
+            return source.evenable_disk_eject(domid, "xvda", domid)
+        return source.evenable_domain_death(domid, domid)
+
+    def event(self, event: object = None) -> None:
+        """An event has reached the application."""
+        self._counted += 1
+        if self._counted == self._per_byte:
+            self._counted = 0
+            self.acknowledge()
+
+    def tick(self, sleep: Callable[[float], object]) -> None:
+        """What another greenlet sees of the hub."""
+        while True:
+            before = time.perf_counter()
+            sleep(TICK)
+            self.longest_pause = max(self.longest_pause, time.perf_counter() - before - TICK)
+
+    def report(self) -> None:
+        """What was used so far, and the longest pause since the last report."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used = {
+            "rss_kib": pages * os.sysconf("SC_PAGESIZE") // 1024,
+            "switches": usage.ru_nvcsw,
+            "cpu": usage.ru_utime + usage.ru_stime,
+            "pause": self.longest_pause,
+            "opened": self.opened,
+        }
+        self.longest_pause = 0.0
+        say(json.dumps(used))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def answer(lines: Iterable[str], job: Job) -> None:
+    """In a thread of its own, where there is no loop to read standard input."""
+    for _ in lines:
+        job.report()
+    os._exit(0)
+
+
+def _open(job: Job, engine: str, hub: str) -> Any:
+    import gxl
+
+    began = time.perf_counter()
+    ctx = gxl.Context(engine, hub)
+    job.opened = time.perf_counter() - began
+    return ctx
+
+
+def _park(job: Job, ctx: Any) -> None:
+    """A greenlet for each domain."""
+    import gevent
+
+    armed = []
+
+    def wait(domid: int) -> None:
+        armed.append(job.enable(ctx, domid))
+        event_wait, event = ctx.event_wait, job.event
+        while True:
+            event(event_wait(domid=domid))
+
+    for domid in job.domids:
+        gevent.spawn(wait, domid)
+    while len(armed) < len(job.domids):
+        gevent.sleep(0)
+
+
+def _serve(job: Job, act: Callable[[str], object]) -> None:
+    """Under gevent: carry out standard input's lines, to its end."""
+    import gevent
+    from gevent.fileobject import FileObjectPosix
+
+    if os.environ.get("GXL_BENCH_TICK"):
+        gevent.spawn(job.tick, gevent.sleep)
+    say("ready")
+    for line in FileObjectPosix(os.dup(0), "r"):
+        act(line)
+    os._exit(0)
+
+
+def libxl_gevent(job: Job) -> None:
+    job.connect()
+    _park(job, _open(job, "libxl", "gevent"))
+    _serve(job, lambda line: job.report())
+
+
+def libxl_asyncio(job: Job) -> None:
+    import asyncio
+
+    from zope.interface import implementer
+
+    from gxl.interfaces import IEventHooks
+
+    @implementer(IEventHooks)
+    class Hooks:
+        event_occurs_mask = 2**64 - 1
+        event_occurs = staticmethod(job.event)
+        disaster = None
+
+    async def main() -> None:
+        ctx = _open(job, "libxl", "asyncio")
+        ctx.event_register_callbacks(Hooks())
+        armed = [job.enable(ctx, domid) for domid in job.domids]
+        ended = asyncio.Event()
+
+        def line() -> None:
+            if os.read(0, 4096):
+                job.report()
+            else:
+                ended.set()
+
+        asyncio.get_running_loop().add_reader(0, line)
+        say("ready")
+        await ended.wait()
+        del armed
+        os._exit(0)
+
+    job.connect()
+    asyncio.run(main())
+
+
+def libxl_poll(job: Job) -> None:
+    job.connect()
+    ctx = _open(job, "libxl", "poll")
+    armed = [job.enable(ctx, domid) for domid in job.domids]
+    threading.Thread(target=answer, args=(sys.stdin, job), daemon=True).start()
+    say("ready")
+    while armed:
+        job.event(ctx.event_wait())
+
+
+def _parked_on_queues(job: Job) -> Callable[[Any], None]:
+    """What those who have no gxl do: a greenlet for each domain, on a queue of its own."""
+    import gevent
+    from gevent.queue import SimpleQueue
+
+    queues: dict[int, SimpleQueue[Any]] = {domid: SimpleQueue() for domid in job.domids}
+
+    def wait(queue: SimpleQueue[Any]) -> None:
+        while True:
+            job.event(queue.get())
+
+    for queue in queues.values():
+        gevent.spawn(wait, queue)
+    gevent.sleep(0)
+    return lambda event: queues[event.domid].put(event)
+
+
+def threadpool(job: Job) -> None:
+    """event_wait, as it blocks, in gevent's pool of threads."""
+    import gevent
+
+    from gxl.engines.libxl import LibxlEngine
+
+    job.connect()
+    engine = LibxlEngine()
+    armed = [job.enable(engine, domid) for domid in job.domids]
+    deliver = _parked_on_queues(job)
+
+    def pump() -> None:
+        apply = gevent.get_hub().threadpool.apply
+        while armed:
+            deliver(apply(engine.event_wait))
+
+    gevent.spawn(pump)
+    _serve(job, lambda line: job.report())
+
+
+def native_thread(job: Job) -> None:
+    """event_wait in a native thread, which hands the events to the hub."""
+    import gevent
+
+    from gxl.engines.libxl import LibxlEngine
+
+    job.connect()
+    engine = LibxlEngine()
+    armed = [job.enable(engine, domid) for domid in job.domids]
+    deliver = _parked_on_queues(job)
+    arrived: deque[Any] = deque()
+    awake = gevent.get_hub().loop.async_()
+
+    def hand_over() -> None:
+        while arrived:
+            deliver(arrived.popleft())
+
+    def pump() -> None:
+        while armed:
+            arrived.append(engine.event_wait())
+            awake.send()
+
+    awake.start(hand_over)
+    threading.Thread(target=pump, daemon=True).start()
+    _serve(job, lambda line: job.report())
+
+
+def embedded(job: Job) -> None:
+    """gxl's own engine: the host is in the same process, and takes the host's commands."""
+    import gevent
+    from gevent.event import Event as Flag
+
+    import gxl
+
+    host = gxl.SimHost()
+    for domid in job.domids:
+        host.create_domain(domid=domid)
+        host.add_disk(domid, "xvda")
+    from gxl.engines.embedded import EmbeddedEngine
+
+    began = time.perf_counter()
+    ctx = gxl.Context(EmbeddedEngine(host), "gevent")
+    job.opened = time.perf_counter() - began
+    acknowledged = Flag()
+    job.acknowledge = acknowledged.set
+    _park(job, ctx)
+
+    def strike(action: Callable[[int], object], first: int, count: int) -> int:
+        acknowledged.clear()
+        began = time.perf_counter_ns()
+        if count == 1:
+            action(first)
+        else:
+            with host.quiet():
+                for domid in range(first, first + count):
+                    action(domid)
+        acknowledged.wait()
+        return time.perf_counter_ns() - began
+
+    def act(line: str) -> None:
+        words = line.split()
+        if len(words) != 3:
+            job.report()
+            return
+        what, a, b = words[0], int(words[1]), int(words[2])
+        if what == "eject":
+            times = [strike(lambda domid: host.eject_disk(domid, "xvda"), 1, b) for _ in range(a)]
+        elif what == "shutdown":
+            times = [strike(lambda domid: host.shutdown_domain(domid, 0), a, b)]
+        else:
+            times = [strike(host.mark_dying, a, b)]
+        say(" ".join(map(str, times)))
+
+    gevent.spawn(_serve, job, act).join()
+
+
+CLIENTS: dict[str, Callable[[Job], None]] = {
+    "gxl": libxl_gevent,
+    "gxl-asyncio": libxl_asyncio,
+    "gxl-poll": libxl_poll,
+    "threadpool": threadpool,
+    "thread": native_thread,
+    "embedded": embedded,
+}
+
+
+if __name__ == "__main__":
+    name, directory, workload, domains, per_byte = sys.argv[1:]
+    CLIENTS[name](Job(directory, workload, int(domains), int(per_byte)))
