@@ -160,10 +160,10 @@ class Soak:
 
     def flood(self) -> None:
         domid, _ = self._disk()
-        for _ in range(2 * floods.EJECTS_AT_ONCE):
+        for _ in range(3 * floods.EJECTS_AT_ONCE):
             self.host.write(f"/local/domain/{domid}/device/vbd/51712/eject", "eject", domid)
-            if self.chance.random() < 0.2:
-                gevent.sleep(0)
+            if self.chance.random() < 0.8:
+                gevent.sleep(0.001)
         user, evgen = self.disks[domid]
         if evgen.flooded:
             self.done["floods stopped"] += 1
@@ -317,7 +317,7 @@ def main(engine: str, seed: int, steps: int, directory: str | None) -> None:
     faulthandler.enable()
     logging.getLogger("gxl").addHandler(logging.NullHandler())
     # As in production, only sooner.
-    floods.EJECTS_AT_ONCE, floods.EJECTS_PER_SECOND = 200, 20.0
+    floods.EJECTS_AT_ONCE, floods.EJECTS_PER_SECOND = 40, 10.0
     host: Any
     if directory is not None:
         host = RemoteHost(directory)
@@ -329,15 +329,17 @@ def main(engine: str, seed: int, steps: int, directory: str | None) -> None:
         soak = Soak(host, lambda: EmbeddedEngine(host), seed)
     baseline: tuple[list[str], int] | None = None
     sizes = []
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
         for _ in range(max(1, steps // EPOCHS)):
             soak.step()
         soak.settle()
         found = held()
         sizes.append(resident_kib())
-        if baseline is None:
+        if epoch < WARM:
             baseline = found
-        elif not soak.ctx.metrics().abandoned and len(found[0]) > len(baseline[0]):
+            continue
+        assert baseline is not None
+        if not soak.ctx.metrics().abandoned and len(found[0]) > len(baseline[0]):
             raise Broken(f"fds leak: {set(found[0]) - set(baseline[0])}")
         if found[1] > baseline[1] + 2:
             raise Broken(f"greenlets leak: {baseline[1]} have become {found[1]}")
