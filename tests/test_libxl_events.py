@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 from libxl_pump import Hooks, drained, pump, pump_for_ever, queued
@@ -143,6 +146,43 @@ def test_a_predicate_may_raise_what_is_no_exception(engine: LibxlEngine, three_d
     with pytest.raises(KeyboardInterrupt):
         engine.event_check(predicate=predicate)
     assert engine.event_check() is not None
+
+
+def test_ctrl_c_at_any_step_of_giving_an_event_out_loses_none_in_silence(engine: LibxlEngine, host: RemoteHost) -> None:
+    told: list[int] = []
+    hooks = Hooks(mask(DomainDeath), disaster=lambda kind, *_: told.append(kind))
+    engine.event_register_callbacks(hooks)
+    steps = countdown = 0
+
+    def strike(frame: FrameType, what: str, argument: object) -> Any:
+        nonlocal countdown
+        if frame.f_code.co_name == "_event_occurs" and what == "call":
+            countdown = steps
+        elif countdown and what == "line":
+            countdown -= 1
+            if not countdown:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return strike if countdown else None
+
+    while True:
+        steps += 1
+        told.clear()
+        hooks.events.clear()
+        domid = host.create_domain()
+        engine.evenable_domain_death(domid)
+        host.destroy_domain(domid)
+        sys.settrace(strike)
+        try:
+            while not hooks.events:
+                pump(engine)
+        except KeyboardInterrupt:
+            assert [event.domid for event in hooks.events] == [domid] or told == [EventType.DOMAIN_DEATH], steps
+        else:
+            break
+        finally:
+            sys.settrace(None)
+    assert steps > 10
 
 
 def test_masked_events_go_to_event_occurs_and_not_to_the_queue(engine: LibxlEngine, host: RemoteHost) -> None:

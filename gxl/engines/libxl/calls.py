@@ -31,10 +31,11 @@ class Call:
     """One call of the engine's by one thread, while it lasts.
 
     `inside` names the callback that is running in it. `raised` keeps what callbacks raised; `failed` the failures of
-    osevent hooks that libxl has not been told of, with the hooks' names; `untimed` the timeouts among them.
+    osevent hooks that libxl has not been told of, with the hooks' names; `untimed` the timeouts among them. `told` is
+    the event that event_occurs was told of last, `freed` the one that was given back to libxl last.
     """
 
-    __slots__ = ("failed", "inside", "outer", "raised", "thread", "untimed")
+    __slots__ = ("failed", "freed", "inside", "outer", "raised", "thread", "told", "untimed")
 
     def __init__(self, thread: int, outer: Call | None) -> None:
         self.thread = thread
@@ -43,6 +44,8 @@ class Call:
         self.raised: list[BaseException] = []
         self.failed: list[tuple[str, OSEventRegFail]] = []
         self.untimed: list[Any] = []
+        self.told: CData | None = None
+        self.freed: CData | None = None
 
 
 def raise_all(raised: list[BaseException]) -> None:
@@ -52,22 +55,30 @@ def raise_all(raised: list[BaseException]) -> None:
     raise BaseExceptionGroup("several callbacks raised inside one libxl call", raised)
 
 
-def callback(signature: str, error: object = None) -> Callable[[Callable[..., Any]], CData]:
+def callback(
+    signature: str, error: object = None, raised: Callable[..., object] | None = None
+) -> Callable[[Callable[..., Any]], CData]:
     """Makes a function callable from C. Where it raises, C gets `error`, and the call at hand the exception.
+
+    `raised` is then called with that exception and the function's arguments.
 
     The function's parameter `user` must be the handle of a Ctx, or of something that has one as `ctx`.
     """
 
     def make(function: Callable[..., Any]) -> CData:
+        def onerror(kind: type[BaseException], exception: BaseException, traceback: TracebackType) -> None:
+            # Ctrl-C may strike before a callback's first statement, so a try there would not do. Its arguments are set
+            # by then.
+            arguments = traceback.tb_frame.f_locals
+            call = ffi.from_handle(arguments["user"]).ctx.current()
+            call.inside = None
+            call.raised.append(exception)
+            if raised is not None:
+                raised(exception, **{name: arguments[name] for name in names})
+
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
         if error is None:
-            return ffi.callback(signature, function, onerror=_onerror)
-        return ffi.callback(signature, function, error=error, onerror=_onerror)
+            return ffi.callback(signature, function, onerror=onerror)
+        return ffi.callback(signature, function, error=error, onerror=onerror)
 
     return make
-
-
-def _onerror(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> None:
-    # Ctrl-C may strike before a callback's first statement, so a try there would not do. Its arguments are set by then.
-    call = ffi.from_handle(traceback.tb_frame.f_locals["user"]).ctx.current()
-    call.inside = None
-    call.raised.append(error)

@@ -150,16 +150,33 @@ class Events:
             # Such as MemoryError. libxl has no second copy: whoever waits must know that one is missing.
             message = f"an event of domain {event.domid} was lost: {error!r}"
             self._ctx.disaster(call, event.type, message, 0, fatal=False, cause=error)
+            self._give_back(call, event)
             return
-        finally:
-            self._free(event)
         assert self.event_occurs is not None
         call.inside = EVENT_OCCURS
         try:
             with self._ctx.no_switch():
                 self.event_occurs(found)
-        finally:
-            call.inside = None
+        except Exception:
+            call.told = event
+            raise
+        call.told = event
+        call.inside = None
+        self._give_back(call, event)
+
+    def interrupted(self, error: BaseException, event: CData) -> None:
+        """Giving an event to event_occurs has raised, at whatever step: Ctrl-C respects none."""
+        call = self._ctx.current()
+        if call.freed is event:
+            return
+        if call.told is not event:
+            message = f"an event of domain {event.domid} may be lost: {error!r}"
+            self._ctx.disaster(call, event.type, message, 0, fatal=False, cause=error)
+        self._give_back(call, event)
+
+    def _give_back(self, call: Call, event: CData) -> None:
+        call.freed = event
+        self._free(event)
 
     def disaster(self, type: int, message: str, errnoval: int) -> None:
         """libxl reports a disaster."""
@@ -220,7 +237,12 @@ def _predicate(event: CData, user: CData) -> int:
     return wanted
 
 
-@callback("void(*)(void *, libxl_event *)")
+def _interrupted(error: BaseException, user: CData, event: CData) -> None:
+    ctx: Ctx = ffi.from_handle(user)
+    ctx.events.interrupted(error, event)
+
+
+@callback("void(*)(void *, libxl_event *)", raised=_interrupted)
 def _event_occurs(user: CData, event: CData) -> None:
     ctx: Ctx = ffi.from_handle(user)
     ctx.events.occurred(event)
