@@ -49,6 +49,19 @@ def test_what_is_private_is_not_shown_without_the_token(ctx: gxl.Context, path: 
     assert "domid" not in answer.text
 
 
+@pytest.mark.parametrize("given", ["Basic \xff", "Basic =", 'Digest a="', "Bearer a=b", "=", " "])
+def test_an_authorization_that_is_none_is_refused_like_a_wrong_token(ctx: gxl.Context, given: str) -> None:
+    assert status(client(ctx), "/api/domains", Authorization=given) == 401
+
+
+@pytest.mark.parametrize(
+    "token", ["0123456789ab=cdef", "0123456789abcdef==", 'a="0123456789",b=c', "Bearer-0123456789"]
+)
+def test_every_token_that_is_taken_opens(ctx: gxl.Context, token: str) -> None:
+    assert status(client(ctx, token=token), "/api/domains", **bearer(token)) == 200
+    assert status(client(ctx, token=token), "/api/domains", **bearer(token + "=")) == 401
+
+
 @pytest.mark.parametrize("path", [*PRIVATE, *OPEN])
 def test_with_the_token_all_is_shown(ctx: gxl.Context, path: str) -> None:
     assert status(client(ctx), path, **bearer()) == 200
@@ -160,3 +173,12 @@ def test_a_large_body_is_refused_unread(ctx: gxl.Context) -> None:
     domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]
     address = f"/api/domains/{ctx.engine.domain_info(domid).uuid}/eject"
     assert host.post(address, data=b"x" * 10_000, content_type="application/json", headers=bearer()).status_code == 413
+
+
+def test_a_body_that_nests_too_deeply_is_refused_like_any_that_is_wrong(ctx: gxl.Context) -> None:
+    host = client(ctx, allow=["eject"])
+    domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]
+    address = f"/api/domains/{ctx.engine.domain_info(domid).uuid}/eject"
+    answer = host.post(address, data=b"[" * 4000, content_type="application/json", headers=bearer())
+    assert answer.status_code == 400
+    assert "hdc" in answer.text

@@ -289,8 +289,11 @@ class Application:
 
 
 def _vdev(request: Request) -> str:
-    with gevent.Timeout(STALLED, RequestTimeout()):
-        content = request.get_json(silent=True)
+    try:
+        with gevent.Timeout(STALLED, RequestTimeout()):
+            content = request.get_json(silent=True)
+    except RecursionError:  # brackets in brackets
+        content = None
     vdev = content.get("vdev") if isinstance(content, dict) else None
     try:
         return check_vdev(vdev)

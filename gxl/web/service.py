@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from http.client import HTTPException
 from typing import Any
 from uuid import UUID
 
@@ -29,13 +30,20 @@ from gxl.web.privileges import become
 CONNECTIONS = 10_000
 """The most at a time, each a greenlet; more wait to be accepted."""
 IDLE = 120.0
-"""Seconds for which a connection may stay open between two requests."""
+"""Seconds for which a connection may stay open between two requests, or take nothing of an answer."""
 SLOWEST = 20.0
-"""Seconds that a client may take to send the head of a request."""
+"""Seconds that a client may take to send the head of a request, or what its answer did not need of the body."""
 
 
 class _Handler(WSGIHandler):
-    """Does not wait for ever for clients that open a connection and say nothing, or say it byte by byte."""
+    """Does not wait for ever for clients that open a connection and say nothing, or say or take it byte by byte."""
+
+    # What a socket says whose time is over: nothing to report, as little as a broken connection.
+    ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, "timed out")  # type: ignore[arg-type]
+
+    def handle(self) -> None:
+        self.socket.settimeout(IDLE)
+        super().handle()
 
     def read_requestline(self) -> Any:
         # pywsgi takes an OSError here for the end of the connection …
@@ -43,9 +51,28 @@ class _Handler(WSGIHandler):
             return super().read_requestline()
 
     def read_request(self, raw_requestline: str) -> Any:
-        # … and a ValueError here for a bad request.
-        with gevent.Timeout(SLOWEST, ValueError("the head of the request takes too long")):
-            return super().read_request(raw_requestline)
+        # … and a ValueError here for a bad request; of other errors it prints the traceback.
+        try:
+            with gevent.Timeout(SLOWEST, ValueError("the head of the request takes too long")):
+                return super().read_request(raw_requestline)
+        except HTTPException as error:
+            raise ValueError(str(error)) from error
+
+    def run_application(self) -> None:
+        try:
+            super().run_application()
+        finally:
+            # pywsgi goes on to read what is left of the body, to find the next request behind it.
+            self._rest = gevent.Timeout.start_new(SLOWEST, TimeoutError("timed out"))
+
+    def handle_one_response(self) -> None:
+        try:
+            super().handle_one_response()
+        finally:
+            if not self._rest.pending:
+                # pywsgi passes over the error, and would take the rest of the body for a request.
+                self.close_connection = True
+            self._rest.close()
 
 
 def serve(
