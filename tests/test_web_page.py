@@ -295,6 +295,7 @@ def test_all_of_it_can_be_done_by_keyboard(page: Page, start: Callable[..., Host
     page.tab_to("Destroy")
     page.press(Keys.ENTER)
     page.until(lambda: "web1" not in page.rows)
+    assert page.run("return document.activeElement.id") == "domains"  # not lost with the button that had the focus
     page.until(lambda: any("web1" in line and "is gone" in line for line in page.log))
 
 

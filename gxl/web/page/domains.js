@@ -44,7 +44,10 @@ export class Domains {
       else this.#insert(domain);
     }
     for (const domid of leaving) {
-      this.#rows.get(domid)?.element.remove();
+      const element = this.#rows.get(domid)?.element;
+      // Who uses the keyboard would be left nowhere, and to another domain's buttons nobody may be led unasked.
+      if (element?.contains(document.activeElement)) $("domains").focus({ preventScroll: true });
+      element?.remove();
       this.#rows.delete(domid);
     }
     this.#sum();
