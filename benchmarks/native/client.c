@@ -106,11 +106,7 @@ static const libxl_osevent_hooks osevent_hooks = {
     .timeout_modify = timeout_modify,
 };
 
-static void event_occurs(void *user,
-#ifdef LIBXL_HAVE_CONST_EVENT
-                         const
-#endif
-                         libxl_event *event)
+static void event_occurs(void *user, libxl_event *event)
 {
     (void)user;
     libxl_event_free(ctx, event);
