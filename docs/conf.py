@@ -14,8 +14,6 @@ version = release = version_of("gxl")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "repoze.sphinx.autointerface"]
 exclude_patterns = ["_build"]
-# While pages are being written.
-suppress_warnings = ["toc.not_included"]
 
 # What makes a heading's address on a forge makes it here, too.
 myst_heading_anchors = 3

@@ -12,6 +12,7 @@ Programs run on the stage (stage.py); commands see a simulated host with the sam
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin
 
 from markdown_it import MarkdownIt
 
@@ -124,7 +126,7 @@ def _run_console(block: Block, directory: Path, environment: dict[str, str]) -> 
 
 
 def _run(command: list[str], directory: Path, environment: dict[str, str], what: str) -> str:
-    """What the command prints. One that lasts gets Ctrl-C; one that serves pages, after its first was seen."""
+    """What the command prints. One that lasts gets Ctrl-C; one that serves pages, after its first was seen to live."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -146,8 +148,7 @@ def _run(command: list[str], directory: Path, environment: dict[str, str], what:
             address = re.search(r"http://127\.0\.0\.1:\d+/\S*", line)
             if lasts and (address or lasts[1] == "watch"):
                 if address:
-                    with urllib.request.urlopen(address[0], timeout=PATIENCE) as page:
-                        assert b"<html" in page.read(), f"{what}: {address[0]} is no page"
+                    _visit(address[0], "--sim" in command[-1])
                 os.killpg(process.pid, signal.SIGINT)
                 lasts = None
         status = process.wait()
@@ -159,3 +160,19 @@ def _run(command: list[str], directory: Path, environment: dict[str, str], what:
         process.stdout.close()
     assert status in (0, 128 + signal.SIGINT), f"{what} ends with {status}\n{told}"
     return told
+
+
+def _visit(address: str, lively: bool) -> None:
+    """Get the page, and follow its events as it does, on a host where something happens until a domain has died."""
+    with urllib.request.urlopen(address, timeout=PATIENCE) as page:
+        assert b"<html" in page.read(), f"{address} is no page"
+    with urllib.request.urlopen(urljoin(address, "api/stream"), timeout=PATIENCE) as stream:
+        awaited = "domain_death" if lively else "hello"
+        kind = ""
+        for line in stream:
+            field, _, value = line.decode().strip().partition(": ")
+            if field == "event":
+                kind = value
+            elif field == "data" and awaited in (kind, kind == "event" and json.loads(value)["type"]):
+                return
+    raise AssertionError(f"{address}: the stream ends before {awaited}")
