@@ -65,9 +65,14 @@ class Ctx:
     def _alloc(self) -> CData:
         out = ffi.new("libxl_ctx **")
         with _opening:
-            before = open_connections(self.library)
-            rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
-            opened = open_connections(self.library).items() - before.items()
+            try:
+                before = open_connections(self.library)
+                rc = self.lib.libxl_ctx_alloc(out, 0, 0, self.log.xtl)
+                opened = open_connections(self.library).items() - before.items()
+            except OSError:  # no fd is left to look with
+                self.lib.libxl_ctx_free(out[0])  # NULL is allowed
+                self.log.close()
+                raise
         # Two, if another thread has opened one of its own meanwhile. Then nobody knows which is libxl's.
         self._connection = opened.pop() if len(opened) == 1 else None
         if rc == 0:
