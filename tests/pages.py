@@ -40,8 +40,8 @@ SHOWN = {"ini", "json", "jsonl", "text", "toml", "yaml", "html", "systemd", "ngi
 THIS_RUN = {"./test", "LD_PRELOAD=$(python -c 'from gxl.simhost import preload; print(preload.library())') pytest"}
 # What ends by Ctrl-C only, unless something else is said.
 LASTING = re.compile(r"gxl (watch|serve)\b(?!.*--(?:count|timeout))")
-PATIENCE = 120
-"""Seconds after which what is still running is stuck."""
+PATIENCE = 600
+"""Seconds after which what is still running is stuck. Three minutes were seen to pass before pip had downloaded all."""
 
 
 @dataclass(frozen=True)
