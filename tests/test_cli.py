@@ -17,6 +17,7 @@ import gevent
 import pytest
 from click.testing import CliRunner
 from commands import Run, when_watching
+from distributions import Install
 from programs import ended, program
 from requirements import Requirements
 from worlds import World
@@ -242,6 +243,21 @@ def test_doctor_says_that_a_chosen_part_does_not_exist(variable: str, kind: str)
     status, out, err = ended(program("doctor", **{"GXL_ENGINE": "embedded", variable: "nonesuch"}))
     assert (status, err) == (1, "")
     assert re.search(rf"no Context can be opened: .*{kind}.*'nonesuch'", out)
+
+
+def test_what_a_plugin_says_of_itself_can_not_drive_the_terminal(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "loud_loop.py").write_text(
+        "from tidal_loop import Hub, implementer, IHub\n"
+        "@implementer(IHub)\n"
+        "class Loud(Hub):\n"
+        "    'Draws \\x1b[2J.'\n"
+        "    version = '1\\x07\\nhub poll is in force'\n"
+    )
+    install("loud", "gxl.hubhooks", loud="loud_loop:Loud")
+    status, out, err = ended(program("doctor", GXL_ENGINE="embedded", PYTHONPATH=os.pathsep.join(install.places)))
+    assert (status, err) == (0, "")
+    assert r"    Draws \x1b[2J." in out.splitlines()
+    assert r"    1\x07\nhub poll is in force" in out.splitlines()
 
 
 def test_doctor_says_what_gevent_has_patched() -> None:

@@ -13,6 +13,7 @@ import click
 
 from gxl import engines, hubhooks
 from gxl.cli.output import Output
+from gxl.cli.text import printable
 from gxl.cli.version import own_version
 from gxl.context import Context
 from gxl.errors import GxlError
@@ -28,7 +29,8 @@ def doctor(as_json: bool) -> None:
     """
     report = _diagnosis()
     out = Output()
-    for text in [json.dumps(report)] if as_json else _in_words(report):
+    # Plug-ins and what they say are other people's.
+    for text in [json.dumps(report)] if as_json else map(printable, _in_words(report)):
         out.line(text)
     sys.exit(0 if report["works"] else 1)
 
@@ -74,4 +76,4 @@ def _in_words(report: dict[str, Any]) -> Iterator[str]:
     elif any(part["problem"] == report["problem"] for part in report["engines"] + report["hubs"]):
         yield "no Context can be opened, as said above"
     else:
-        yield f"no Context can be opened: {report['problem']}"
+        yield from f"no Context can be opened: {report['problem']}".splitlines()
