@@ -12,6 +12,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from programs import ROOT, ended, program
@@ -141,6 +142,35 @@ def test_a_signal_ends_watch_though_nobody_reads_what_it_prints(
     lines = process.stdout.readlines()
     assert 10 < len(lines) < 100
     assert all(line.startswith("{") and line.endswith("}\n") for line in lines)
+
+
+def test_a_signal_that_does_not_interrupt_the_wait_ends_watch_all_the_same() -> None:
+    # The kernel gives it to another thread here. One that comes just before poll(2) is no different, but rare.
+    script = (
+        "import signal, sys, threading\n"
+        "def strike():\n"
+        "    sys.stdin.read()\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+        "threading.Thread(target=strike, daemon=True).start()\n"
+        "from gxl import cli\n"
+        "cli.main(['--engine', 'embedded', 'watch'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("gxl: watching all domains")
+    stat = Path(f"/proc/{process.pid}/stat")
+    until(lambda: stat.read_text().rpartition(") ")[2][0] == "S", 30)  # it waits
+    process.stdin.close()
+    process.stdin = None
+    assert ended(process) == (130, "", "")
 
 
 def test_whom_nohup_has_made_deaf_to_sighup_stays_so(watching: Watching) -> None:

@@ -16,7 +16,7 @@ from types import FrameType
 import click
 
 from gxl.cli.output import Output
-from gxl.cli.signals import ENDING, deaf
+from gxl.cli.signals import caught, deaf
 from gxl.cli.text import printable
 from gxl.context import Context
 from gxl.domains import Domain
@@ -28,7 +28,6 @@ TIMED_OUT = 124
 """As timeout(1) has it."""
 NO_SUCH_DOMAIN = 3
 
-Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 _MAXLEN = 100_000
 """How many events may wait to be printed before some are dropped, which is said."""
 
@@ -131,30 +130,19 @@ class Session:
             os.kill(os.getpid(), signal.SIGPIPE)
 
 
-def _catch(number: int, handler: Handler) -> Handler:
-    before = signal.getsignal(number)
-    # Whom nohup(1) or a shell's & has made deaf stays so; SIGPIPE is ignored by Python itself.
-    if before is not signal.SIG_IGN or number == signal.SIGPIPE:
-        signal.signal(number, handler)
-    return before
-
-
 @contextmanager
 def session(engine: IEngine | None = None, hub: str | None = None) -> Iterator[Session]:
     """A Session, whose errors become messages. It outlives a restart of xenstored, unless the engine is given."""
     opened = Session()
-    before = {number: _catch(number, opened.handle) for number in ENDING}
-    try:
-        with Context(engine, hub, recover=engine is None) as opened.ctx:
-            opened.watch_reader()
-            yield opened
-    except _Asked:
-        sys.exit(128 + opened.number)
-    except GxlError as error:
-        raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with caught(opened.handle):
+        try:
+            with Context(engine, hub, recover=engine is None) as opened.ctx:
+                opened.watch_reader()
+                yield opened
+        except _Asked:
+            sys.exit(128 + opened.number)
+        except GxlError as error:
+            raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
 
 
 def find(present: Sequence[Domain], text: str) -> list[Domain]:
