@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from programs import ROOT, ended, program
 from worlds import until
 
+from gxl import cli
+from gxl.cli.signals import Asked
+from gxl.recording import end_line, header
 from gxl.simhost.remote import RemoteHost
 
 Served = tuple[RemoteHost, dict[str, str]]
@@ -111,6 +116,28 @@ def test_who_wants_no_colours_gets_none(served: Served, variable: dict[str, str]
     assert b"\x1b" not in shown
 
 
+def test_at_a_terminal_replay_shows_how_far_it_is_and_leaves_the_cursor(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join([header("0", "x", ""), end_line(1000, "signal"), ""]))
+    with terminal("replay", str(file), "--speed", "100") as screen:
+        screen.until(b"[-----")
+        screen.until(b"10%")
+        screen.type(b"\x03")
+        assert screen.process.wait(30) == 130
+        assert screen.rest().rstrip().endswith(b"\x1b[?25h")
+
+
+def test_at_a_terminal_record_shows_how_much_it_has(served: Served, tmp_path: Path) -> None:
+    host, variables = served
+    with terminal("record", str(tmp_path / "recording"), **variables) as screen:
+        screen.until(b"Ctrl-C ends it")
+        host.shutdown_domain(host.create_domain("web1"))
+        screen.until(b"gxl: recorded 1 events of 1 domains")
+        screen.type(b"\x03")
+        assert screen.process.wait(30) == 130
+        assert screen.rest().endswith(b"\r\x1b[Kgxl: recorded 1 events of 1 domains\r\n")
+
+
 def test_watch_ends_as_soon_as_nobody_reads_and_not_at_the_next_event(watching: Watching) -> None:
     process = watching(GXL_ENGINE="embedded")
     assert process.stdout is not None
@@ -171,6 +198,19 @@ def test_a_signal_that_does_not_interrupt_the_wait_ends_watch_all_the_same() -> 
     process.stdin.close()
     process.stdin = None
     assert ended(process) == (130, "", "")
+
+
+@pytest.mark.parametrize(("error", "status"), [(Asked(signal.SIGPIPE), 141), (KeyboardInterrupt(), 130)])
+def test_a_signal_that_comes_when_a_command_has_let_go_of_everything_ends_it_as_any(
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def late() -> None:
+        raise error
+
+    monkeypatch.setitem(cli.main.commands, "late", late)
+    result = CliRunner().invoke(cli.main, ["late"])
+    assert (result.exit_code, result.output) == (status, "")
 
 
 def test_whom_nohup_has_made_deaf_to_sighup_stays_so(watching: Watching) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from gxl.cli.listing import list_domains
 from gxl.cli.record import record
 from gxl.cli.replay import replay
 from gxl.cli.serve import serve
+from gxl.cli.signals import Asked
 from gxl.cli.sim import sim
 from gxl.cli.simctl import simctl
 from gxl.cli.version import own_version
@@ -28,6 +30,13 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Here, since a signal may come anywhere: also when a command has left its last try block.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            sys.exit(128 + (error.number if isinstance(error, Asked) else signal.SIGINT))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -14,6 +14,7 @@ from uuid import UUID
 import click
 
 from gxl import recording
+from gxl.cli import progress
 from gxl.cli.session import Session, session
 from gxl.cli.version import own_version
 from gxl.errors import GxlError
@@ -105,7 +106,8 @@ class _Recorder:
         finally:
             self._add_domains()
             self._lines.add(recording.end_line(self._at(), reason))
-            click.echo(f"gxl: recorded {self._events} events of {len(self._known)} domains", err=True)
+            progress.show("")
+            click.echo(f"gxl: recorded {self._told()}", err=True)
 
     def look(self, domains: Iterable[DomainInfo]) -> None:
         """Domains have appeared, perhaps. Their names are asked for later: here nothing may wait."""
@@ -113,6 +115,9 @@ class _Recorder:
             life = (info.domid, info.uuid)
             if info.domid and life not in self._known:
                 self._new.setdefault(life, self._at())
+
+    def _told(self) -> str:
+        return f"{self._events} events of {len(self._known)} domains"
 
     def _at(self) -> float:
         return time.monotonic() - self._start
@@ -125,6 +130,7 @@ class _Recorder:
         name = event.name if event.name is not None or life is None else self._known.get(life)
         self._lines.add(recording.event_line(self._at(), event, name))
         self._events += 1
+        progress.show(f"gxl: recorded {self._told()}")
 
     def _add_domains(self, event: Event | None = None) -> None:
         if not self._new:

@@ -13,6 +13,7 @@ from uuid import UUID
 import click
 
 from gxl import engines
+from gxl.cli.progress import Bar
 from gxl.cli.session import Session, session
 from gxl.cli.signals import deaf
 from gxl.cli.text import colourful, line
@@ -53,20 +54,22 @@ def replay(file: Path, speed: float, as_json: bool) -> None:
     engine = engines.choose("embedded")()
     # The poll hub takes calls from other threads.
     with session(engine, "poll") as here:
-        stage = _Stage(here, engine.host, entries, speed)  # type: ignore[attr-defined]  # the embedded engine's own
         count = sum(isinstance(entry.what, (DomainShutdown, DomainDeath)) for entry in entries)
         length = entries[-1].at / speed if entries else 0.0
         click.echo(f"gxl: replaying {count} events, in {length:.1f} s", err=True)
+        bar = Bar("gxl: replaying", length)
+        stage = _Stage(here, engine.host, entries, speed, bar)  # type: ignore[attr-defined]  # the embedded engine's own
         colours = colourful()
         domains = [entry.what for entry in entries if isinstance(entry.what, RecordedDomain)]
         names: dict[tuple[int, UUID | None], str | None] = {(one.domid, one.uuid): one.name for one in domains}
         try:
-            with closing(here.events(None, started=stage.start)) as events:
+            with bar.running(), closing(here.events(None, started=stage.start)) as events:
                 for event in events:
                     # At a high speed a domain is gone before its name could be asked for.
                     name = event.name or names.get((event.domid, event.domuuid))
                     content = event.as_dict() | {"name": name}
-                    here.out.line(json.dumps(content) if as_json else line(event, name, colours))
+                    with bar.hidden():
+                        here.out.line(json.dumps(content) if as_json else line(event, name, colours))
                     stage.seen(event)
         finally:
             stage.end()
@@ -79,12 +82,13 @@ def replay(file: Path, speed: float, as_json: bool) -> None:
 class _Stage:
     """Plays a recording in a thread of its own, and never runs ahead of whoever watches."""
 
-    def __init__(self, here: Session, host: Host, entries: list[Entry], speed: float) -> None:
+    def __init__(self, here: Session, host: Host, entries: list[Entry], speed: float, bar: Bar) -> None:
         self.problem = ""
         self._here = here
         self._player = Player(host)
         self._entries = entries
         self._speed = speed
+        self._bar = bar
         self._over = threading.Event()
         self._seen = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._play, name="replay", daemon=True)
@@ -108,15 +112,24 @@ class _Stage:
     def _play_all(self, begin: float) -> None:
         try:
             for entry in self._entries:
-                if self._over.wait(max(0.0, begin + entry.at / self._speed - time.monotonic())):
+                if self._reach(entry.at / self._speed, begin):
                     return
                 # An engine reports states, not transitions: what follows must not hide what has just happened.
                 if self._player.play(entry) is not None and not self._seen.acquire(timeout=_PATIENCE):
                     self.problem = f"this event, {entry.at} s after the start, does not come: {entry.what}"
                     return
                 if isinstance(entry.what, Event) and not isinstance(entry.what, (DomainShutdown, DomainDeath)):
-                    click.echo(f"gxl: not repeated: {line(entry.what, entry.what.name, False)}", err=True)
+                    with self._bar.hidden():
+                        click.echo(f"gxl: not repeated: {line(entry.what, entry.what.name, False)}", err=True)
         except (OSError, ValueError) as error:
             self.problem = f"what happened {entry.at} s after the start can't be repeated: {error}"
         finally:
             self._here.stop()
+
+    def _reach(self, at: float, begin: float) -> bool:
+        """Let it be `at` seconds after `begin`. Returns whether the replay is to end before."""
+        while (left := begin + at - time.monotonic()) > 0:
+            if self._over.wait(min(left, 1.0)):
+                return True
+            self._bar.move(time.monotonic() - begin)
+        return self._over.is_set()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -16,7 +15,7 @@ from types import FrameType
 import click
 
 from gxl.cli.output import Output
-from gxl.cli.signals import caught, deaf
+from gxl.cli.signals import Asked, caught, deaf
 from gxl.cli.text import printable
 from gxl.context import Context
 from gxl.domains import Domain
@@ -36,10 +35,6 @@ class NoSuchDomain(click.ClickException):
     """There is no domain that is called so, or no single one."""
 
     exit_code = NO_SUCH_DOMAIN
-
-
-class _Asked(KeyboardInterrupt):
-    """A signal asks the program to end. A SystemExit would be taken for a plug-in's own while one is being loaded."""
 
 
 class Session:
@@ -92,7 +87,7 @@ class Session:
     def end_if_asked(self) -> None:
         """End the program if a signal came."""
         if self.number:
-            raise _Asked
+            raise Asked(self.number)
 
     def watch_reader(self) -> None:
         """From now on notice when nobody reads the output any more.
@@ -108,7 +103,7 @@ class Session:
             return  # some pipe of another kind: whoever wrote to it is told by EPIPE
         again, self.number = self.number, self.number or number
         if again or self._rouse is None:
-            raise _Asked
+            raise Asked(self.number)
         self._rouse()
 
     @contextmanager
@@ -134,15 +129,12 @@ class Session:
 def session(engine: IEngine | None = None, hub: str | None = None) -> Iterator[Session]:
     """A Session, whose errors become messages. It outlives a restart of xenstored, unless the engine is given."""
     opened = Session()
-    with caught(opened.handle):
-        try:
-            with Context(engine, hub, recover=engine is None) as opened.ctx:
-                opened.watch_reader()
-                yield opened
-        except _Asked:
-            sys.exit(128 + opened.number)
-        except GxlError as error:
-            raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
+    try:
+        with caught(opened.handle), Context(engine, hub, recover=engine is None) as opened.ctx:
+            opened.watch_reader()
+            yield opened
+    except GxlError as error:
+        raise click.ClickException(f"{error}\n`gxl doctor` says what gxl found here.") from error
 
 
 def find(present: Sequence[Domain], text: str) -> list[Domain]:

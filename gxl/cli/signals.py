@@ -14,6 +14,15 @@ from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
+
+class Asked(KeyboardInterrupt):
+    """A signal asks the program to end. A SystemExit would be taken for a plug-in's own while one is being loaded."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
@@ -50,9 +59,11 @@ def caught(handler: Handler) -> Iterator[None]:
     try:
         yield
     finally:
-        nudge.stop()
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+        try:
+            nudge.stop()
+        finally:
+            for number, handler_before in before.items():
+                signal.signal(number, handler_before)
 
 
 class _Nudge:
