@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
@@ -48,13 +49,27 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     # Ctrl-C goes to the whole foreground group: what it means is the command's to decide, and the host ends after it.
     # A handler, unlike SIG_IGN, is not inherited by what is executed.
     signal.signal(signal.SIGINT, lambda number, frame: None)
+    processes: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if processes:
+            processes[0].send_signal(number)
+        else:
+            early.append(number)
+
+    # Before the command starts: it may be seen to run before Popen returns.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it, for the command too
+            signal.signal(number, pass_on)
     try:
         process = subprocess.Popen(command, env=environment)
     except OSError as error:
         click.echo(f"Error: {command[0]!r} can't be run: {error.strerror}", err=True)
         # As env(1) and shells have it.
         return 127 if isinstance(error, FileNotFoundError) else 126
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: process.send_signal(number))
+    processes.append(process)
+    for noted in early:
+        process.send_signal(noted)
     status = process.wait()
     return status if status >= 0 else 128 - status
