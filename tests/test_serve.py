@@ -172,6 +172,20 @@ def test_looking_needs_no_token_here_and_does_elsewhere(serve: Serve) -> None:
         assert served.ask("api/domains", token=served.token)[0] == 200
 
 
+def test_it_answers_for_the_names_that_it_was_given_and_the_machines_own(serve: Serve) -> None:
+    served = serve("--sim", "--name", "xen1.example.org", "--name", "xen.example.org")
+    answered = {}
+    for host in ("xen1.example.org", "xen.example.org:443", socket.gethostname(), "xen2.example.org"):
+        request = urllib.request.Request(served.url + "health", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                answered[host] = answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                answered[host] = error.code
+    assert list(answered.values()) == [200, 200, 200, 421]
+
+
 def test_the_token_is_that_of_the_file_and_is_not_printed(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("a-token-from-a-file\n")
