@@ -55,6 +55,7 @@ class Expectation:
         pump.binding.check_caller()
         timeout = check_timeout(timeout)
         pump.check_can_block("await the expectation itself")
+        self._check_armed()
         with pump.lock:
             if not self._settled() and not self._waiters.wait(timeout):
                 self._judge_held()
@@ -65,6 +66,7 @@ class Expectation:
     def __await__(self) -> Generator[Any, Any, Event]:
         """wait(), where the loop runs coroutines."""
         self._pump.binding.check_caller()
+        self._check_armed()
         if not self._settled():
             yield from self._waiters.awaited(None).__await__()
         return self._result()
@@ -145,6 +147,10 @@ class Expectation:
         except BaseException as error:
             self._ended = error
         self._waiters.wake()
+
+    def _check_armed(self) -> None:
+        if not self._was_armed:
+            raise MisuseError("nothing is expected yet: wait inside the expectation's `with` block, which arms it")
 
     def _settled(self) -> bool:
         return self.event is not None or self._ended is not None

@@ -96,6 +96,12 @@ def test_a_predicate_chooses_and_one_that_raises_surfaces_in_wait(world: World) 
         assert isinstance(death.wait(5), DomainDeath)
 
 
+def test_one_that_was_never_armed_is_not_waited_for(world: World) -> None:
+    ctx = world.open()
+    with pytest.raises(gxl.MisuseError, match="`with` block"):
+        ctx.expect(DomainDeath, world.host.create_domain()).wait(5)
+
+
 def test_whoever_waits_learns_that_the_context_or_the_block_has_ended(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
