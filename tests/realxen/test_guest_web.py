@@ -29,6 +29,8 @@ class Served:
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "gxl", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         line = self.process.stdout.readline()
         found = re.fullmatch(r"gxl: (http://\S+/)#token=(\S+)\n", line)
         assert found, line + self.process.stderr.read()
