@@ -12,7 +12,7 @@ A recording is a text file of JSON lines, in the order of what happened:
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -162,20 +162,20 @@ def _check_header(content: dict[str, Any]) -> None:
 
 def _entry(content: dict[str, Any], before: float) -> Entry:
     at = content.pop("at", None)
-    if isinstance(at, bool) or not isinstance(at, (int, float)) or not before <= at < math.inf:
+    if isinstance(at, bool) or not isinstance(at, (int, float)) or not before <= at <= sys.float_info.max:
         raise ValueError(f'"at" must be seconds since the start, and no less than in the line before, not {at!r}')
     match content:
         case {"domain": dict(fields)}:
-            return Entry(at, _domain(fields))
+            return Entry(float(at), _domain(fields))
         case {"event": dict(fields)}:
             event = from_json(json.dumps(fields))
             if isinstance(event, (DomainShutdown, DomainDeath)) and not 0 < event.domid < 0x7FF0:
                 raise ValueError(f"a guest's domid is from 1 to 32751, not {event.domid}")
             if isinstance(event, DomainShutdown) and not 0 <= event.shutdown_reason <= 255:
                 raise ValueError(f"a shutdown reason is from 0 to 255, not {int(event.shutdown_reason)}")
-            return Entry(at, event)
+            return Entry(float(at), event)
         case {"end": str(reason)}:
-            return Entry(at, reason)
+            return Entry(float(at), reason)
     raise ValueError(f'a line has a "domain", an "event" or an "end", not {", ".join(map(repr, content)) or "nothing"}')
 
 

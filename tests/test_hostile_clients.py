@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Clients that would fill or break the simulated host: floods without reading, and arguments of any kind."""
+"""Clients that would fill or break the simulated host, and files that would break a replay."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from test_simhost_server import Raw
 
+from gxl import DomainDeath
+from gxl.cli.text import line
+from gxl.recording import BrokenRecording, header, parse
 from gxl.simhost import SimHost
 from gxl.simhost.remote import RemoteHost
 from gxl.simhost.server import Server
@@ -149,3 +152,12 @@ def test_a_domid_that_only_equals_one_is_refused() -> None:
         with pytest.raises(TypeError, match="True"):
             host.destroy_domain(True)
         assert host.domain_info(1).running
+
+
+def test_a_recording_that_claims_an_impossible_time_is_refused_or_shown() -> None:
+    start = header("0.1", "x", "now").encode() + b"\n"
+    with pytest.raises(BrokenRecording, match='line 2: "at" must be seconds'):
+        parse([start, b'{"at": 1%s, "end": "x"}\n' % (b"0" * 400)])
+    assert line(DomainDeath(1, time=-62135596800.0, name="web"), "web", colours=False).split() == [
+        *("-62135596800.0", "s", "after", "1970", "domain_death", "1", "web")
+    ]

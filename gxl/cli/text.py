@@ -29,7 +29,7 @@ def colourful() -> bool:
 
 def line(event: Event, name: str | None, colours: bool) -> str:
     """One line for people: when, what, which domain, and what else the event says."""
-    when = datetime.fromtimestamp(event.time or 0).astimezone().isoformat(" ", "milliseconds")
+    when = _when(event.time or 0.0)
     kind = f"{event.as_dict()['type']:<15}"
     if isinstance(event, (EventsLost, Resynced)):
         told = f"{when}  {kind}  {_aside(event)}"
@@ -42,6 +42,13 @@ def line(event: Event, name: str | None, colours: bool) -> str:
         kind = click.style(kind, fg=_colour(event))
         named = click.style(named, bold=True)
     return "  ".join([when, kind, f"{event.domid:>5}", named, own]).rstrip()
+
+
+def _when(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s after 1970"  # a recording may claim what no calendar has
 
 
 def _colour(event: Event) -> str:
