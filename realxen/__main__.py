@@ -31,7 +31,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog=f"The exit status is the command's own; {NO_VERDICT} where the machine gave none.",
     )
     add = parser.add_argument
-    add("--timeout", type=float, default=900, metavar="SECONDS", help="for the whole run (default: %(default)g)")
+    add("--timeout", type=float, default=1800, metavar="SECONDS", help="for the whole run (default: %(default)g)")
     add("--memory", type=int, default=2048, metavar="MIB", help="of the emulated host (default: %(default)s)")
     add("--accel", choices=("tcg", "kvm"), default="tcg", help="tcg, the default, emulates and works anywhere")
     add("--shell", metavar="COMMAND", help="run this in dom0 instead of pytest")
