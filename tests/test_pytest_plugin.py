@@ -94,7 +94,7 @@ def test_nothing_is_imported_before_a_conftest_patches_the_process(pytester: pyt
             domid = simhost.create_domain("web1")
             with gxl.Context() as ctx:
                 ended = []
-                thread = threading.Thread(target=lambda: ended.append(ctx.wait_shutdown("web1", timeout=10)))
+                thread = threading.Thread(target=lambda: ended.append(ctx.wait_shutdown(domid, timeout=10)))
                 thread.start()
                 simhost.destroy_domain(domid)
                 thread.join(10)
