@@ -41,8 +41,10 @@ class Following:
     def look(self, domains: Iterable[DomainInfo]) -> None:
         """Watch whatever domain is not watched yet: of these, which are all that there are now."""
         present = {(info.domid, info.uuid): info for info in domains if info.domid != 0}
-        for life in [life for life, evgen in self._evgens.items() if evgen.finished and life not in present]:
-            del self._evgens[life]
+        for life in [life for life, evgen in self._evgens.items() if evgen.finished]:
+            # One that is reported dead and not dying has begun another life, by the same domid and UUID.
+            if life not in present or not present[life].dying:
+                del self._evgens[life]
         for life, info in present.items():
             if life not in self._evgens:
                 watch = self._pump.feeds.watch_domain

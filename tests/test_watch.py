@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from uuid import UUID
 
 import gevent
 import pytest
@@ -42,6 +43,19 @@ def test_without_a_domain_all_are_followed_those_that_appear_later_too(world: Wo
         assert next(watcher).name == "later"
     assert list(watcher) == []
     assert not ctx._pump.feeds._by_token
+
+
+def test_a_domain_that_comes_back_by_its_domid_and_uuid_is_followed_again(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("first", uuid=UUID(int=9))
+    with ctx.watch(timeout=5) as watcher:
+        world.host.destroy_domain(domid)
+        assert isinstance(next(watcher), DomainDeath)
+        assert world.host.create_domain("second", domid, uuid=UUID(int=9)) == domid
+        world.barrier(ctx)
+        world.host.shutdown_domain(domid, 3)
+        found = next(event for event in watcher if event.domid == domid)
+        assert (type(found), found.name) == (DomainShutdown, "second")
 
 
 def test_what_is_true_already_is_told_with_the_domains_name(world: World) -> None:
