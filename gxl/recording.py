@@ -21,6 +21,9 @@ from gxl.events import DomainDeath, DomainShutdown, Event, from_json
 
 VERSION = 1
 
+Life = tuple[int, UUID]
+"""A domid, and the UUID of the domain that has it."""
+
 
 class RecordedDomain(NamedTuple):
     """A domain that was there when the recording began, or appeared."""
@@ -106,40 +109,51 @@ class Player:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._present: dict[int, UUID] = {}
-        self._shut_down: set[int] = set()
+        # Those that are there, and whether they have been shut down.
+        self._present: dict[Life, bool] = {}
 
-    def play(self, entry: Entry) -> type[Event] | None:
-        """Let it happen. Returns the type of the event that watchers are about to see; None where they see nothing.
+    def admit(self, entry: Entry) -> Life | None:
+        """Create the domain that the entry is about, unless it is there, and return which it is.
+
+        Watchers have to find it before an event of its is played: of one that is gone by then, they hear nothing.
+        """
+        domain = _about(entry.what)
+        if domain is None or not domain.domid:
+            return None
+        life = (domain.domid, domain.uuid)
+        if life not in self._present:
+            for other in [other for other in self._present if other[0] == life[0]]:  # whose end is missing: as if lost
+                self._end(other)
+            self._host.create_domain(domain.name, domain.domid, uuid=domain.uuid)
+            self._present[life] = False
+        return life
+
+    def play(self, entry: Entry) -> tuple[type[Event], Life] | None:
+        """Let it happen. Returns what watchers are about to see of whom; None where they see nothing.
 
         An eject, a loss or a recovery is a matter between gxl and its host, and is not repeated.
         """
-        what = entry.what
-        if isinstance(what, RecordedDomain):
-            self._create(what)
-        elif isinstance(what, DomainShutdown):
-            self._create(RecordedDomain(what.domid, what.domuuid or UUID(int=what.domid), what.name))
-            self._host.shutdown_domain(what.domid, what.shutdown_reason)
-            if what.domid not in self._shut_down:
-                self._shut_down.add(what.domid)
-                return DomainShutdown
-        elif isinstance(what, DomainDeath):
-            self._create(RecordedDomain(what.domid, what.domuuid or UUID(int=what.domid), what.name))
-            self._present.pop(what.domid, None)
-            self._shut_down.discard(what.domid)
-            self._host.destroy_domain(what.domid)
-            return DomainDeath
+        life = self.admit(entry)
+        if life is None:
+            return None
+        if isinstance(entry.what, DomainShutdown):
+            self._host.shutdown_domain(life[0], entry.what.shutdown_reason)
+            known, self._present[life] = self._present[life], True
+            return None if known else (DomainShutdown, life)
+        if isinstance(entry.what, DomainDeath):
+            self._end(life)
+            return DomainDeath, life
         return None
 
-    def _create(self, domain: RecordedDomain) -> None:
-        present = self._present.get(domain.domid)
-        if not domain.domid or present == domain.uuid:
-            return
-        if present is not None:  # whose end is missing: such as one that was lost
-            self._host.destroy_domain(domain.domid)
-            self._shut_down.discard(domain.domid)
-        self._present[domain.domid] = domain.uuid
-        self._host.create_domain(domain.name, domain.domid, uuid=domain.uuid)
+    def _end(self, life: Life) -> None:
+        del self._present[life]
+        self._host.destroy_domain(life[0])
+
+
+def _about(what: RecordedDomain | Event | str) -> RecordedDomain | None:
+    if isinstance(what, (DomainShutdown, DomainDeath)):
+        return RecordedDomain(what.domid, what.domuuid or UUID(int=what.domid), what.name)
+    return what if isinstance(what, RecordedDomain) else None
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -162,6 +162,28 @@ def test_what_a_host_refuses_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_domain_that_appears_and_dies_at_the_same_moment_is_replayed(tmp_path: Path, told: bool) -> None:
+    file = tmp_path / "short.jsonl"
+    file.write_text(HEADER + (domain(0) if told else "") + died(0) + domain(0) + shut_down(0, 3) + died(0) + END)
+    status, out, err = ended(program("replay", file, "--speed", "inf", "--json"))
+    assert status == 0, err
+    types = [json.loads(line)["type"] for line in out.splitlines()]
+    assert types == ["domain_death", "domain_shutdown", "domain_death"]
+
+
+def test_the_end_that_a_recording_leaves_out_is_taken_for_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "lost.jsonl"
+    uuid = str(UUID(int=8))
+    # The first life ends unrecorded, when the domid goes to the second: its death must not pass for the second's.
+    first, second = domain(0) + shut_down(0, 1), (domain(0) + died(0)).replace(UUID_7, uuid)
+    file.write_text(HEADER + first + second + domain(0) + died(0) + END)
+    status, out, err = ended(program("replay", file, "--speed", "inf", "--json"))
+    assert status == 0, err
+    told = [(event["type"], event["uuid"]) for event in map(json.loads, out.splitlines())]
+    assert told == [("domain_shutdown", UUID_7), *[("domain_death", one) for one in (UUID_7, uuid, UUID_7)]]
+
+
 @pytest.mark.parametrize("speed", ["0", "-1", "nan", "fast"])
 def test_a_speed_is_above_zero(tmp_path: Path, speed: str) -> None:
     file = tmp_path / "a.jsonl"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -18,7 +19,8 @@ from gxl.cli.session import Session, session
 from gxl.cli.signals import deaf
 from gxl.cli.text import colourful, line
 from gxl.events import DomainDeath, DomainShutdown, Event
-from gxl.recording import BrokenRecording, Entry, Host, Player, RecordedDomain, complete, parse
+from gxl.interfaces import DomainInfo
+from gxl.recording import BrokenRecording, Entry, Host, Life, Player, RecordedDomain, complete, parse
 
 _PATIENCE = 10.0
 """Seconds until an event that does not come is given up."""
@@ -79,8 +81,11 @@ def replay(file: Path, speed: float, as_json: bool) -> None:
         click.echo("gxl: the recording has no end: it was cut off here", err=True)
 
 
+_Sight = tuple[type[Event], Life]
+
+
 class _Stage:
-    """Plays a recording in a thread of its own, and never runs ahead of whoever watches."""
+    """Plays a recording in a thread of its own, and never runs ahead of whoever watches: it is a Follower, too."""
 
     def __init__(self, here: Session, host: Host, entries: list[Entry], speed: float, bar: Bar) -> None:
         self.problem = ""
@@ -90,18 +95,39 @@ class _Stage:
         self._speed = speed
         self._bar = bar
         self._over = threading.Event()
-        self._seen = threading.Semaphore(0)
+        # What whoever watches has come upon: domains, and what it has told of them.
+        self._known: set[Life | _Sight] = set()
+        self._changed = threading.Condition()
+        # Nothing is watched for this: it only wants to know which domains were found.
+        self.sink: Callable[[Event], object] = lambda event: None
         self._thread = threading.Thread(target=self._play, name="replay", daemon=True)
 
     def start(self) -> None:
+        # Those that came before look first: then whoever watches has found the domain, too.
+        self._here.ctx._pump.followings[self] = None
         self._thread.start()
 
+    def look(self, domains: Iterable[DomainInfo]) -> None:
+        """Domains have appeared."""
+        with self._changed:
+            self._known.update((info.domid, info.uuid) for info in domains)
+            self._changed.notify()
+
     def seen(self, event: Event) -> None:
-        self._seen.release()
+        """This event was told."""
+        if event.domuuid is None:
+            return
+        life = (event.domid, event.domuuid)
+        with self._changed:
+            if isinstance(event, DomainDeath):
+                self._known.discard(life)
+            self._known.add((type(event), life))
+            self._changed.notify()
 
     def end(self) -> None:
-        self._over.set()
-        self._seen.release()
+        with self._changed:
+            self._over.set()
+            self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -115,7 +141,14 @@ class _Stage:
                 if self._reach(entry.at / self._speed, begin):
                     return
                 # An engine reports states, not transitions: what follows must not hide what has just happened.
-                if self._player.play(entry) is not None and not self._seen.acquire(timeout=_PATIENCE):
+                life = self._player.admit(entry)
+                if life is not None and isinstance(entry.what, Event):
+                    self._wait_for(life)
+                    # One that was told of it in a life before, by the same domid and UUID, is not the one to wait for.
+                    with self._changed:
+                        self._known -= {(DomainShutdown, life), (DomainDeath, life)}
+                sight = self._player.play(entry)
+                if sight is not None and not self._wait_for(sight):
                     self.problem = f"this event, {entry.at} s after the start, does not come: {entry.what}"
                     return
                 if isinstance(entry.what, Event) and not isinstance(entry.what, (DomainShutdown, DomainDeath)):
@@ -125,6 +158,11 @@ class _Stage:
             self.problem = f"what happened {entry.at} s after the start can't be repeated: {error}"
         finally:
             self._here.stop()
+
+    def _wait_for(self, what: Life | _Sight) -> bool:
+        """Wait until whoever watches has come upon this. False if it does not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._over.is_set() or what in self._known, _PATIENCE)
 
     def _reach(self, at: float, begin: float) -> bool:
         """Let it be `at` seconds after `begin`. Returns whether the replay is to end before."""
