@@ -234,7 +234,8 @@ class IEngine(Interface):
     is over and raised from it (several: an ExceptionGroup), unless its own documentation says otherwise.
 
     After ctx_free, after postfork_child_noexec, and in a forked child, every call raises MisuseError. After a disaster
-    that libxl can't carry on from, every call but succession and ctx_free raises Disaster.
+    that libxl can't carry on from, every call raises Disaster, but for succession, ctx_free, and what ends that which
+    keeps the engine from being freed: ao_abort, childproc_reaped, osevent_occurred_* and evdisable_*.
     """
 
     name = Attribute("The engine's name, as in $GXL_ENGINE: 'libxl' or 'embedded'.")

@@ -45,7 +45,7 @@ class Polling:
         spans: list[float] = []
         self._asked.clear()
         for reign in self._pump.reigns():
-            if reign.served:
+            if reign.served and reign.engine.dead is None:
                 try:
                     wanted, timeout_ms = reign.engine.osevent_beforepoll()
                 except GxlError as error:

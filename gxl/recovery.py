@@ -221,12 +221,10 @@ class Recovery:
     def _retire(self, reign: Reign, disablings: list[Callable[[], object]], hung: bool) -> None:
         """Free a lost engine, or keep it until it can be freed."""
         self._succession = reign.engine.succession()
+        reign.retired = True
         if hung:
             self._abandon(reign)
         elif not reign.free():
-            if reign.engine.dead is not None:
-                self._abandon(reign)
-                return
             for disable in disablings:
                 # It must not take ejects from the engine that comes next.
                 with contextlib.suppress(GxlError):

@@ -184,6 +184,8 @@ class Reign:
         self.children: set[int] = set()
         self.freed = False
         self.abandoned = False
+        self.retired = False
+        """Whether it is lost, and served only until it can be freed."""
         self.pending = ""
         self._hooks = None if binding.osevent is None else _Hooks(self, hooks)
         self._hangup: _Hangup | None = None
@@ -207,7 +209,7 @@ class Reign:
     @property
     def served(self) -> bool:
         """Whether the engine is to hear of its fds, timeouts and children."""
-        return not self.over and self.engine.dead is None
+        return not self.over and (self.retired or self.engine.dead is None)
 
     @property
     def hung_up(self) -> bool:

@@ -7,7 +7,8 @@ import time
 
 import gevent
 import pytest
-from outages import lost, soon
+from leaks import Ledger, census
+from outages import back, lost, soon, turn
 from worlds import World
 
 import gxl
@@ -38,6 +39,37 @@ def test_waiters_watchers_expectations_and_followings_live_on(world: World) -> N
     assert (event := next(everything)).domid == new
     assert event.name == "new"
     assert not [found for found in ctx._pump.enders if found is watcher]
+
+
+def test_a_recovered_context_holds_as_much_as_before_it_was_lost(world: World, sealed: Ledger) -> None:
+    ctx = world.open(recover=True)
+    domid = world.host.create_domain()
+    world.host.add_disk(domid, "xvdc")
+    evgens = ctx.evenable_domain_death(domid), ctx.evenable_disk_eject(domid, "xvdc")
+    waiter = gevent.spawn(ctx.event_wait, gxl.mask(DomainDeath), domid=domid)
+    watcher = ctx.watch(domid)
+    world.barrier(ctx)
+
+    def registered() -> tuple[int, int, int]:
+        metrics = ctx.metrics()
+        return metrics.fds, metrics.timeouts, metrics.evgens
+
+    before, registrations = census(), registered()
+    for _ in range(3):
+        operations = [ctx.domain_shutdown(world.host.create_domain(paused=True), wait=False) for _ in range(2)]
+        operations.append(ctx.domain_destroy(world.host.create_domain(), wait=False))
+        with world.host.down():
+            lost(ctx)
+        back(ctx)
+        assert all(operation.done for operation in operations)
+        turn(ctx, lambda: len(list(ctx._pump.reigns())) == 1)  # the former one is freed when the child has ended
+    turn(ctx, lambda: registered() == registrations and census() == before)
+    assert (ctx.metrics().recoveries, ctx.metrics().abandoned) == (3, 0)
+    assert [type(next(watcher)) for _ in range(3)] == [Resynced] * 3
+    world.host.destroy_domain(domid)
+    assert isinstance(waiter.get(timeout=10), DomainDeath)
+    for evgen in evgens:
+        evgen.disable()
 
 
 def test_closing_during_an_outage_ends_at_once_and_waiters_are_told(world: World) -> None:

@@ -34,6 +34,21 @@ _LOOK_AGAIN = 0.05
 _STATUS_LOST = 255 << 8  # what libxl itself assumes of a child whose status it can't have
 
 
+# Children that their hub left behind when it was closed, where no loop reaps what it finds. As with subprocess's, each
+# one that has ended is reaped when the next is made.
+_orphans: set[int] = set()
+
+
+def _reap_orphans() -> None:
+    for pid in tuple(_orphans):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:  # in a fork of this process, or somebody else was faster
+            ended = pid
+        if ended:
+            _orphans.discard(pid)
+
+
 class _Child:
     __slots__ = ("cancels", "pid", "pidfd")
 
@@ -77,6 +92,7 @@ class Children:
         self._pid = os.getpid()
         self._closed = False
         self._children: set[_Child] = set()
+        _reap_orphans()
 
     def fork_replacement(self) -> int:
         """Fork a child and watch it (IChildProcHooks.fork_replacement)."""
@@ -87,6 +103,7 @@ class Children:
         self._binding.check_caller()
         if self._closed:
             raise MisuseError("this hub binding is closed: it can't watch another child")
+        _reap_orphans()
         if self._prepare is not None:
             self._prepare()
         made: list[int] = []
@@ -177,10 +194,13 @@ class Children:
             posix.close(child.pidfd.fd)
 
     def close(self) -> None:
-        """Watch no child any more. A loop that reaps by itself goes on reaping them."""
+        """Watch no child any more. A loop that reaps by itself goes on reaping them; elsewhere gxl does, some time."""
         self._closed = True
         for child in tuple(self._children):
             self._drop(child)
+            if self._reaper is None and os.getpid() == self._pid:
+                _orphans.add(child.pid)
+        _reap_orphans()
 
 
 def reaper_beside_gevent(call_soon: Callable[[Callable[[], object]], object]) -> Reaper | None:

@@ -330,6 +330,38 @@ def a_pipe_is_forgotten(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(parts(engine).core.osevents, "close", lambda: (close(), os.pipe()))
 
 
+@fails("succession.a_successor_is_opened_on_the_same_host")
+def a_successor_sees_another_host(engine: EmbeddedEngine, patch: Patch) -> None:
+    patch.setattr("gxl.engines.embedded.engine._Succession.open", lambda self: EmbeddedEngine())
+
+
+@fails("succession.whoever_does_not_own_the_engine_gets_no_succession")
+def anybody_may_have_a_succession(engine: EmbeddedEngine, patch: Patch) -> None:
+    patch.setattr(EmbeddedEngine, "_check_owner", lambda self: None)
+
+
+@fails("succession.a_succession_comes_from_an_engine_that_is_beyond_help_too")
+def a_dead_engine_has_no_succession(engine: EmbeddedEngine, patch: Patch) -> None:
+    succession = EmbeddedEngine.succession
+
+    def spoilt(self: EmbeddedEngine) -> Any:
+        with parts(self).core.enter():
+            return succession(self)
+
+    patch.setattr(EmbeddedEngine, "succession", spoilt)
+
+
+@fails("succession.the_end_of_the_connection_to_xenstored_shows_on_an_fd_or_is_noticed")
+def the_end_of_xenstored_passes_unnoticed(engine: EmbeddedEngine, patch: Patch) -> None:
+    patch.setattr(parts(engine).store, "_ready", lambda revents: None)
+
+
+@fails("children.an_engine_beyond_help_can_be_freed_once_its_child_has_ended")
+def a_dead_engine_hears_nothing_of_its_children(engine: EmbeddedEngine, patch: Patch) -> None:
+    enter = core.Core.enter
+    patch.setattr(core.Core, "enter", lambda self, even_dead=False: enter(self))
+
+
 @fails("sigchld.by_default_sigchld_is_the_engines_only_while_it_has_a_child")
 def the_handler_stays_behind(engine: EmbeddedEngine, patch: Patch) -> None:
     patch.setattr(children.SIGNAL, "remove", lambda engine: None)

@@ -145,10 +145,10 @@ class Core:
         """Whether this is a fork of the process that opened the engine."""
         return os.getpid() != self._pid
 
-    def enter(self) -> Entry:
+    def enter(self, even_dead: bool = False) -> Entry:
         """The way in, for everything but ctx_free. Raises where the engine can't be used (any more)."""
         self.check_usable()
-        if self.dead is not None:
+        if self.dead is not None and not even_dead:
             raise self.dead.again()
         return Entry(self)
 

@@ -111,7 +111,7 @@ class EmbeddedEngine:
             return self._ctx.deaths.enable(domid, user)
 
     def evdisable_domain_death(self, evgen: object) -> None:
-        with self._enter():
+        with self._enter(even_dead=True):
             self._ctx.deaths.disable(evgen)
 
     def evenable_disk_eject(self, domid: int, vdev: str, user: int = 0) -> EjectEvgen:
@@ -122,7 +122,7 @@ class EmbeddedEngine:
             return self._ctx.ejects.enable(domid, vdev, user)
 
     def evdisable_disk_eject(self, evgen: object) -> None:
-        with self._enter():
+        with self._enter(even_dead=True):
             self._ctx.ejects.disable(evgen)
 
     def osevent_beforepoll(self, now: float | None = None) -> tuple[list[tuple[int, int]], int | None]:
@@ -153,11 +153,11 @@ class EmbeddedEngine:
 
     def osevent_occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
         arguments.check_fd(fd)
-        with self._enter_alone("osevent_occurred_fd"):
+        with self._enter_alone("osevent_occurred_fd", even_dead=True):
             self._ctx.core.osevents.occurred_fd(for_libxl, fd)
 
     def osevent_occurred_timeout(self, for_libxl: object) -> None:
-        with self._enter_alone("osevent_occurred_timeout"):
+        with self._enter_alone("osevent_occurred_timeout", even_dead=True):
             self._ctx.core.osevents.occurred_timeout(for_libxl)
 
     def childproc_setmode(self, hooks: object | None) -> None:
@@ -169,7 +169,7 @@ class EmbeddedEngine:
 
     def childproc_reaped(self, pid: int, status: int) -> bool:
         checks.check_reaped(pid, status)
-        with self._enter():
+        with self._enter(even_dead=True):
             self._refuse_unless_mainloop("childproc_reaped")
             return self._ctx.children.reaped(pid, status)
 
@@ -258,7 +258,7 @@ class EmbeddedEngine:
 
     def ao_abort(self, how: AsyncHow) -> None:
         checks.check_how(how)
-        with self._ctx.core.enter():
+        with self._ctx.core.enter(even_dead=True):
             self._ctx.operations.abort(how)
 
     def domain_info(self, domid: int) -> DomainInfo:
@@ -290,14 +290,14 @@ class EmbeddedEngine:
                 "operations, ao_abort, domain_info, list_domain and xenstore_connect"
             )
 
-    def _enter(self) -> Entry:
+    def _enter(self, even_dead: bool = False) -> Entry:
         self._check_owner()
-        return self._ctx.core.enter()
+        return self._ctx.core.enter(even_dead)
 
     @contextmanager
-    def _enter_alone(self, function: str) -> Iterator[None]:
+    def _enter_alone(self, function: str, even_dead: bool = False) -> Iterator[None]:
         """For calls that the header forbids to make from inside any other, callbacks included."""
-        with self._enter() as entry:
+        with self._enter(even_dead) as entry:
             _refuse_nested(entry, function)
             yield
 

@@ -81,7 +81,7 @@ class LibxlEngine:
         finally:
             ctx.leave(call)
 
-    def _refuse(self, function: str, nested: bool = True) -> Call:
+    def _refuse(self, function: str, nested: bool = True, even_dead: bool = False) -> Call:
         raise MisuseError(
             f"{function}: this engine belongs to a Context, which takes its events; what is left to others is "
             "asynchronous operations, ao_abort, domain_info, list_domain and xenstore_connect"
@@ -124,7 +124,7 @@ class LibxlEngine:
             self._ctx.leave(call)
 
     def evdisable_domain_death(self, evgen: object) -> None:
-        call = self._enter("evdisable_domain_death")
+        call = self._enter("evdisable_domain_death", even_dead=True)
         try:
             self._ctx.evgens.disable(call, evgen, DomainDeathEvgen)
         finally:
@@ -141,7 +141,7 @@ class LibxlEngine:
             self._ctx.leave(call)
 
     def evdisable_disk_eject(self, evgen: object) -> None:
-        call = self._enter("evdisable_disk_eject")
+        call = self._enter("evdisable_disk_eject", even_dead=True)
         try:
             self._ctx.evgens.disable(call, evgen, DiskEjectEvgen)
         finally:
@@ -179,14 +179,14 @@ class LibxlEngine:
             ctx.leave(call)
 
     def osevent_occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
-        call = self._enter("osevent_occurred_fd", nested=False)
+        call = self._enter("osevent_occurred_fd", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_fd(for_libxl, fd, events, revents)
         finally:
             self._ctx.leave(call)
 
     def osevent_occurred_timeout(self, for_libxl: object) -> None:
-        call = self._enter("osevent_occurred_timeout", nested=False)
+        call = self._enter("osevent_occurred_timeout", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_timeout(for_libxl)
         finally:
@@ -202,7 +202,7 @@ class LibxlEngine:
             self._ctx.leave(call)
 
     def childproc_reaped(self, pid: int, status: int) -> bool:
-        call = self._enter("childproc_reaped")
+        call = self._enter("childproc_reaped", even_dead=True)
         try:
             return self._ctx.children.reaped(pid, status)
         finally:
@@ -310,7 +310,7 @@ class LibxlEngine:
 
     def ao_abort(self, how: AsyncHow) -> None:
         _check_how(how)
-        call = self._ctx.enter("ao_abort")
+        call = self._ctx.enter("ao_abort", even_dead=True)
         try:
             self._ctx.operations.abort(how)
         finally:

@@ -27,7 +27,7 @@ from gxl.testing.differences import Side
 
 _ROOMS = (
     *("callbacks", "children", "deaths", "ejects", "hooks", "lifecycle", "operations", "polling", "queue", "rig"),
-    *("processes", "sigchld", "timeouts"),
+    *("processes", "sigchld", "succession", "timeouts"),
 )
 # Before they are imported: pytest then says what a failed assertion of theirs compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
@@ -43,6 +43,7 @@ from gxl.testing.engines import (  # noqa: E402
     polling,
     queue,
     sigchld,
+    succession,
     timeouts,
 )
 from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process  # noqa: E402
@@ -69,7 +70,7 @@ EVENT_CASES = [
     *_cases_of(operations),
 ]
 """What must hold whichever way the engine is driven."""
-POLL_CASES = [*_cases_of(polling), *_cases_of(lifecycle)]
+POLL_CASES = [*_cases_of(polling), *_cases_of(lifecycle), *_cases_of(succession)]
 """For an engine that is driven by beforepoll and afterpoll."""
 HOOK_CASES = [*_cases_of(hooks), *_cases_of(timeouts)]
 """For an engine with osevent hooks."""

@@ -6,6 +6,7 @@ SIGCHLD belongs to the whole process, so each case runs in a fresh one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from gxl.errors import DomainNotFound, Fail, MisuseError
+from gxl.errors import DomainNotFound, Fail, MisuseError, NotFound
 from gxl.events import OperationComplete
 from gxl.interfaces import AsyncHow, SigchldOwner
 from gxl.testing import differences
@@ -109,6 +110,25 @@ def a_child_that_somebody_else_reaped_fails_its_operation_only(rig: Rig) -> None
     [event] = rig.queued()
     assert getattr(event, "rc", None) == FAIL
     assert rig.engine.dead is None
+
+
+def an_engine_beyond_help_can_be_freed_once_its_child_has_ended(rig: Rig) -> None:
+    listener = rig.listen()
+    pids: list[int] = []
+    set_mode(rig, SigchldOwner.MAINLOOP, lambda: stopped_fork(pids))
+    rig.engine.evenable_domain_death(rig.domain())
+    rig.settle()
+    how = AsyncHow(1)
+    rig.engine.domain_destroy(rig.domain(), how)
+    rig.host.fail_next("getdomaininfolist", 5)
+    rig.host.release()
+    rig.until(lambda: listener.disasters, "the disaster is reported")
+    assert rig.engine.dead is not None
+    with contextlib.suppress(NotFound):  # if it has ended with the engine
+        rig.engine.ao_abort(how)
+    os.kill(pids[0], signal.SIGCONT)
+    rig.engine.childproc_reaped(*os.waitpid(pids[0], 0))
+    rig.engine.ctx_free()
 
 
 def a_child_stolen_from_an_engine_that_reaps_everything(rig: Rig) -> None:
