@@ -50,12 +50,19 @@ class Settings(NamedTuple):
 
 
 class _Gap:
-    """Stands in the queue where events were dropped."""
+    """Stands in the queue where events were dropped, of which the latest lends it its place in the order."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "seq", "time")
 
     def __init__(self) -> None:
         self.count = 0
+        self.seq: int | None = None
+        self.time: float | None = None
+
+    def add(self, event: Event) -> None:
+        """One more was dropped."""
+        self.count += 1
+        self.seq, self.time = event.seq, event.time
 
 
 class Watcher:
@@ -240,14 +247,14 @@ class Watcher:
             if not isinstance(last, _Gap):
                 last = _Gap()
                 queue.append(last)
-            last.count += 1
+            last.add(event)
             return
-        gap = queue.popleft()
-        if isinstance(gap, _Gap):
-            queue.popleft()
-        else:
-            gap = _Gap()
-        gap.count += 1
+        gap = _Gap()
+        oldest = queue.popleft()
+        if isinstance(oldest, _Gap):
+            gap, oldest = oldest, queue.popleft()
+        assert not isinstance(oldest, _Gap)
+        gap.add(oldest)
         queue.appendleft(gap)
         queue.append(event)
 
@@ -261,7 +268,8 @@ class Watcher:
         if self._queue:
             entry = self._queue.popleft()
             if isinstance(entry, _Gap):
-                return self._pump.feeds.stamp(EventsLost(0, entry.count), None, 0, None)
+                self._pump.counters.events[EventType.EVENTS_LOST] += 1
+                return EventsLost(0, entry.count, seq=entry.seq, time=entry.time)
             self._waiting -= 1
             return entry
         if self._error is not None:

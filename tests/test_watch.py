@@ -121,6 +121,24 @@ def test_what_a_full_queue_drops_is_said_where_it_was_dropped(world: World, over
     assert events.index(gap) == (2 if overflow == "drop_newest" else 0)
 
 
+@pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
+def test_where_events_were_dropped_the_order_is_that_of_the_numbers(world: World, overflow: str) -> None:
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(6)]
+    with ctx.watch(*domids, maxlen=2, overflow=overflow) as watcher:
+        for domid in domids[:4]:
+            world.host.destroy_domain(domid)
+        world.barrier(ctx)
+        events = [next(watcher) for _ in range(2)]
+        world.host.destroy_domain(domids[4])
+        world.barrier(ctx)
+        events += [next(watcher) for _ in range(2)]
+    assert sum(isinstance(event, EventsLost) for event in events) == 1
+    assert sorted(events) == events
+    times = [event.time or 0.0 for event in events]
+    assert sorted(times) == times
+
+
 def test_a_consumer_that_made_room_loses_nothing_more(world: World) -> None:
     ctx = world.open()
     domids = [world.host.create_domain() for _ in range(4)]
