@@ -35,6 +35,17 @@ def check_domid(domid: object) -> int:
     return number
 
 
+def check_domain(domain: object) -> int | str | UUID:
+    """What means a domain: its domid, its name, or its UUID."""
+    if isinstance(domain, bool) or not isinstance(domain, (int, str, UUID)):
+        raise TypeError(f"a domain is given by its domid (an int), its name or its UUID, not by {domain!r}")
+    if isinstance(domain, int):
+        return check_domid(domain)
+    if domain == "":
+        raise ValueError("a domain's name can't be empty")
+    return domain
+
+
 def check_user(user: object, what: str = "user") -> int:
     """A user value: the header guarantees at least 64 unsigned bits, and libxl carries exactly those."""
     number = _integer(user, what)
@@ -64,7 +75,7 @@ def check_filters(
     check_callable(predicate, "predicate")
     return (
         check_typemask(typemask),
-        domid if domid is None or isinstance(domid, (str, UUID)) else check_domid(domid),
+        None if domid is None else check_domain(domid),
         None if user is None else check_user(user),
     )
 

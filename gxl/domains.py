@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from gxl.arguments import check_domid
+from gxl.arguments import check_domain
 from gxl.errors import GxlError, MisuseError, WaitTimeout
 from gxl.events import ShutdownReason
 from gxl.interfaces import DomainInfo
@@ -164,12 +164,11 @@ def resolve(pump: Pump, designation: Designation) -> int | str:
     A domid is an int and is taken as it is; text of digits is a name like any other. Text that is the UUID of a domain
     means that domain, whatever others are called.
     """
+    designation = check_domain(designation)
     if isinstance(designation, UUID):
         return _by_uuid(pump.engine.list_domain(), designation, designation)
-    if not isinstance(designation, str):
-        return check_domid(designation)
-    if not designation:
-        raise ValueError("a domain's name can't be empty")
+    if isinstance(designation, int):
+        return designation
     uuid = as_uuid(designation)
     if uuid is not None:
         infos = pump.engine.list_domain()

@@ -22,8 +22,6 @@ class Whose:
     """A predicate: an event of the domain `wanted`, a name or a UUID, for which `also` is true."""
 
     def __init__(self, wanted: str | UUID, also: Predicate | None) -> None:
-        if not wanted and isinstance(wanted, str):
-            raise ValueError("a domain's name can't be empty")
         self._wanted = wanted
         self._uuid = as_uuid(wanted) if isinstance(wanted, str) else wanted
         self._also = also

@@ -121,12 +121,18 @@ def test_a_name_that_two_domains_have_means_neither(world: World) -> None:
     assert {first, second} <= {domain.domid for domain in ctx.list_domain()}
 
 
-@pytest.mark.parametrize("domain", ["", 1.0, None, True, -1, 2**32, b"web1"])
+@pytest.mark.parametrize("domain", ["", 1.0, None, True, -1, 2**32, b"web1", [1], ["web1", "web2"]])
 def test_what_means_no_domain_at_all_is_refused(world: World, domain: Any) -> None:
     ctx = world.open()
+    said = "must be from 0|can't be empty|is given by its domid .*, its name or its UUID, not by " + re.escape(
+        str(domain)
+    )
     for call in (ctx.domid_of, ctx.domain_destroy, ctx.watch, ctx.evenable_domain_death):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError), match=said):
             call(domain)
+    if domain is not None:
+        with pytest.raises((TypeError, ValueError), match=said):
+            ctx.event_check(domid=domain)
 
 
 def test_text_is_never_a_domid(world: World) -> None:
