@@ -260,6 +260,16 @@ def test_what_a_plugin_says_of_itself_can_not_drive_the_terminal(install: Instal
     assert r"    1\x07\nhub poll is in force" in out.splitlines()
 
 
+def test_what_others_say_in_an_error_can_not_drive_the_terminal(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "loud_loop.py").write_text("raise OSError('no loop \\x1b[2J, \\x9b2J')\n")
+    install("loud", "gxl.hubhooks", loud="loud_loop:Loud")
+    where = os.pathsep.join(install.places)
+    status, out, err = ended(program("list", GXL_ENGINE="embedded", GXL_HUB="loud", PYTHONPATH=where))
+    assert (status, out) == (1, "")
+    assert r"no loop \x1b[2J, \x9b2J" in err
+    assert all(line.isprintable() for line in err.splitlines())
+
+
 def test_doctor_says_what_gevent_has_patched() -> None:
     command = [sys.executable, "-m", "gevent.monkey", "--module", "gxl", "doctor"]
     environment = {**os.environ, "GXL_ENGINE": "embedded"}

@@ -20,6 +20,7 @@ from gxl.cli.serve import serve
 from gxl.cli.signals import Asked
 from gxl.cli.sim import sim
 from gxl.cli.simctl import simctl
+from gxl.cli.text import printable
 from gxl.cli.version import own_version
 from gxl.cli.wait import wait
 from gxl.cli.watch import watch
@@ -37,6 +38,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             sys.exit(128 + (error.number if isinstance(error, Asked) else signal.SIGINT))
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            # Its words may be a guest's, a plugin's or a recording's. The lines are gxl's own.
+            click.echo("Error: " + "\n".join(map(printable, error.format_message().split("\n"))), err=True)
+            sys.exit(error.exit_code)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
