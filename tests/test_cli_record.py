@@ -17,7 +17,6 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner
 from programs import ROOT, ended, program
-from requirements import Requirements
 from worlds import until
 
 from gxl import SimHost, cli
@@ -251,25 +250,6 @@ def test_a_recording_can_be_played_on_a_host_of_ones_own() -> None:
             player.play(entry)
         (info,) = [info for info in host.domains() if info.domid]
         assert (info.domid, info.uuid, info.shutdown_reason) == (7, UUID(int=7), ShutdownReason.CRASH)
-
-
-@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete -o"), ("zsh", "#compdef gxl"), ("fish", "complete ")])
-def test_a_shell_gets_a_script_to_complete_by(shell: str, mark: str) -> None:
-    result = CliRunner().invoke(cli.main, ["completion", shell])
-    assert result.exit_code == 0, result.stderr
-    assert mark in result.stdout
-    assert "_GXL_COMPLETE" in result.stdout
-
-
-def test_bash_completes_commands_and_options_by_the_script(require: Requirements) -> None:
-    require.file(Path(sys.executable).with_name("gxl"))
-    script = f"""
-    PATH={Path(sys.executable).parent}:$PATH
-    eval "$(gxl completion bash)"
-    COMP_WORDS=(gxl rep); COMP_CWORD=1; _gxl_completion gxl; echo "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.split() == ["replay"], done.stderr
 
 
 def test_the_engine_can_be_named_for_any_command() -> None:
