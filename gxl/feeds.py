@@ -18,9 +18,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import cast
 from uuid import UUID
 
 from gxl import floods
@@ -32,6 +33,8 @@ from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
 from gxl.names import Names
 from gxl.sidechannel import SideChannel
+
+_CANT_ASK = "domain %d %s, but can't be asked for its UUID: %s"
 
 
 class Feeds:
@@ -53,6 +56,8 @@ class Feeds:
         # None until connect(), and between suspend() and resume().
         self._engine: IEngine | None = None
         self._side: SideChannel | None = None
+        # Whether each domid was still whose it was when what is being delivered arrived. None: nobody has looked.
+        self._certain: bool | None = False
         # Delivers what the engine has reported already, so that a state is not judged before its events are.
         self._settle = settle
         # Whether a call has failed because the engine is gone, and another will come.
@@ -122,15 +127,14 @@ class Feeds:
         info = self._info(domid)
         feed = self._disks.get((domid, number))
         if feed is not None and feed.uuid is not None and info is not None and feed.uuid != info.uuid:
-            self._close_disk(feed)
+            self._close(feed)
             feed = None
         if feed is None:
             token = next(self._tokens)
             handle = self._at_hand().evenable_disk_eject(domid, evgen.vdev, token)
-            feed = DiskFeed(domid, number, None if info is None else info.uuid, token, handle)
-            self._by_token[token] = feed
+            feed = self._by_token[token] = DiskFeed(domid, number, info and info.uuid, token, handle)
             self._disks[domid, number] = feed
-            self._ask_name(feed)
+            self.names.ask(feed, self._side)
         evgen._feed = feed
         feed.members[evgen] = None
 
@@ -159,24 +163,37 @@ class Feeds:
             return
         self._settle()
         feed, evgen._feed = evgen._feed, None
-        if isinstance(feed, DomainFeed) and isinstance(evgen, DomainDeathEvgen):
-            feed.members.pop(evgen, None)
-            if not feed.members:
-                self._close_domain(feed)
-        elif isinstance(feed, DiskFeed) and isinstance(evgen, DiskEjectEvgen):
-            feed.members.pop(evgen, None)
-            if not feed.members:
-                self._close_disk(feed)
+        cast(dict[Evgen, None], feed.members).pop(evgen, None)
+        if not feed.members:
+            self._close(feed)
+
+    def arrived(self) -> None:
+        """More has arrived, and is about to be resolved."""
+        self._certain = None
+
+    def _caught_up(self) -> bool:
+        """Take in what xenstored has told by now. Whether each domid is known to be still whose it was.
+
+        A domain is paused until it was introduced, and so a newcomer on an old domid can't have shut down or ejected
+        anything that has arrived, unless its introduction has, too. That spares a hypercall for each of their events,
+        which would cost more than all else: libxl has to map and unmap memory for it.
+        """
+        if self._certain is None:
+            self._certain = self._side is not None and self._side.catch_up()
+        return self._certain
 
     def resolve(self, event: Event, sink: Sink) -> None:
-        """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `sink`."""
+        """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `sink`.
+
+        It must have arrived before the latest arrived() was called.
+        """
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
             uuid, name = self.known(event.domid) if self._engine is not None else (None, None)
             sink(self.stamp(event, uuid, event.for_user, name))
             return
         feed = self._by_token.get(event.for_user)
-        if feed is not None and not feed.named and self._side is not None:
-            self._side.catch_up()
+        if feed is not None and not feed.named:
+            self._caught_up()
         if isinstance(feed, DomainFeed):
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event.shutdown_reason)
@@ -187,8 +204,9 @@ class Feeds:
         else:
             self._log(logging.DEBUG, "dropped %r: nobody is interested any more", event)
 
-    def check_lives(self, present: Iterable[DomainInfo]) -> None:
+    def check_lives(self, present: Sequence[DomainInfo]) -> None:
         """A domain appeared: see whether it took the domid of one that is being watched."""
+        lives = {info.domid: info.uuid for info in present}
         for info in present:
             for feed in list(self._domains.get(info.domid, ())):
                 if feed.uuid != info.uuid:
@@ -196,6 +214,9 @@ class Feeds:
                 elif not info.shutdown:
                     for evgen in feed.members:
                         evgen._held_over = None
+        for disk in list(self._disks.values()):
+            if disk.uuid is not None and lives.get(disk.domid, disk.uuid) != disk.uuid:
+                self._drop_disk(disk)
 
     def suspend(self) -> list[Callable[[], object]]:
         """The engine is lost. Returns what disables its evgens, if it lives on for a while.
@@ -203,6 +224,7 @@ class Feeds:
         What it still reports of them is not known any more, and dropped.
         """
         engine, self._engine, self._side = self._engine, None, None
+        self._certain = False
         self.names.no_answers()
         feeds = list(self._by_token.values())
         enabled = [] if engine is None else [feed.disabling(engine) for feed in feeds if feed.handle is not None]
@@ -225,7 +247,7 @@ class Feeds:
                 vdev = next(iter(feed.members)).vdev
                 feed.handle = engine.evenable_disk_eject(feed.domid, vdev, feed.token)
             if feed.handle is not None and not feed.named:
-                self._ask_name(feed)
+                self.names.ask(feed, self._side)
         return present
 
     def evgens(self) -> Iterator[Evgen]:
@@ -276,16 +298,16 @@ class Feeds:
 
     def _shutdown(self, feed: DomainFeed, reason: ShutdownReason | int) -> None:
         info = None
-        try:
-            info = self._info(feed.domid)
-        except LibxlError as error:
-            asking = "domain %d reported its shutdown, but can't be asked for its UUID: %s"
-            self._log(logging.WARNING, asking, feed.domid, error)
-        else:
-            if info is None or info.uuid != feed.uuid:
-                # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
-                self._end(feed)
-                return
+        if not self._caught_up() or any(evgen._held_over is not None for evgen in feed.members):
+            try:
+                info = self._info(feed.domid)
+            except LibxlError as error:
+                self._log(logging.WARNING, _CANT_ASK, feed.domid, "shut down", error)
+            else:
+                if info is None or info.uuid != feed.uuid:
+                    # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
+                    self._end(feed)
+                    return
         feed.spent = True
         held_over: list[DomainDeathEvgen] = []
         for evgen in list(feed.members):
@@ -320,33 +342,33 @@ class Feeds:
                 evgen._feed = fresh
         for idle in (feed, fresh):
             if not idle.members:
-                self._close_domain(idle)
+                self._close(idle)
 
     def _end(self, feed: DomainFeed) -> None:
         members = list(feed.members)
         for evgen in members:
             evgen._feed = None
         try:
-            self._close_domain(feed)
+            self._close(feed)
         finally:
             for evgen in members:
                 self._report_death(evgen, feed.uuid, feed.name)
 
     def _eject(self, feed: DiskFeed, event: DiskEject) -> None:
-        try:
-            info = self._info(feed.domid)
-        except LibxlError as error:
-            asking = "domain %d ejected a disk, but can't be asked for its UUID: %s"
-            self._log(logging.WARNING, asking, feed.domid, error)
+        if feed.uuid is None or not self._caught_up():
             info = None
-        if info is not None:
-            if feed.uuid is None:
-                feed.uuid = info.uuid
-            elif feed.uuid != info.uuid:
-                why = "dropped %r: it is from another domain than the one that was watched"
-                self._log(logging.DEBUG, why, event)
-                self._drop_disk(feed)
-                return
+            try:
+                info = self._info(feed.domid)
+            except LibxlError as error:
+                self._log(logging.WARNING, _CANT_ASK, feed.domid, "ejected a disk", error)
+            if info is not None:
+                if feed.uuid is None:
+                    feed.uuid = info.uuid
+                elif feed.uuid != info.uuid:
+                    why = "dropped %r: it is from another domain than the one that was watched"
+                    self._log(logging.DEBUG, why, event)
+                    self._drop_disk(feed)
+                    return
         if not feed.allowance.spend():
             self._flooded(feed)
             return
@@ -386,25 +408,21 @@ class Feeds:
     def _open_domain(self, info: DomainInfo) -> DomainFeed:
         token = next(self._tokens)
         handle = self._at_hand().evenable_domain_death(info.domid, token)
-        feed = DomainFeed(info.domid, info.uuid, token, handle)
-        self._by_token[token] = feed
+        feed = self._by_token[token] = DomainFeed(info.domid, info.uuid, token, handle)
         self._domains.setdefault(info.domid, []).append(feed)
-        self._ask_name(feed)
+        self.names.ask(feed, self._side)
         return feed
 
-    def _close_domain(self, feed: DomainFeed) -> None:
+    def _close(self, feed: DomainFeed | DiskFeed) -> None:
         if self._by_token.pop(feed.token, None) is None:
             return
-        siblings = self._domains[feed.domid]
-        siblings.remove(feed)
-        if not siblings:
-            del self._domains[feed.domid]
-        self._disengage(feed)
-
-    def _close_disk(self, feed: DiskFeed) -> None:
-        if self._by_token.pop(feed.token, None) is None:
-            return
-        del self._disks[feed.domid, feed.devid]
+        if isinstance(feed, DiskFeed):
+            del self._disks[feed.domid, feed.devid]
+        else:
+            siblings = self._domains[feed.domid]
+            siblings.remove(feed)
+            if not siblings:
+                del self._domains[feed.domid]
         self._disengage(feed)
 
     def _disengage(self, feed: DomainFeed | DiskFeed) -> None:
@@ -419,24 +437,7 @@ class Feeds:
         """The domain whose disk it was is gone."""
         for evgen in feed.members:
             evgen._feed = None
-        self._close_disk(feed)
-
-    def _ask_name(self, feed: DomainFeed | DiskFeed) -> None:
-        if self._side is None:
-            return
-        life = None if feed.uuid is None else (feed.domid, feed.uuid)
-        if life is not None:
-            feed.name = self.names.of(life)
-            self.names.asked(life)
-
-        def arrived(name: str | None) -> None:
-            if name is not None:
-                feed.name = name
-            feed.named = True
-            if life is not None:
-                self.names.told(life, feed.name)
-
-        self._side.name_of(feed.domid, arrived)
+        self._close(feed)
 
     def _info(self, domid: int) -> DomainInfo | None:
         try:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 from gxl.events import Event
-from gxl.evgens import Life
+from gxl.evgens import DiskFeed, DomainFeed, Life
+from gxl.sidechannel import SideChannel
 
 Told = Callable[[str | None], object]
 
@@ -30,9 +31,23 @@ class Names:
         """What this domain is called, if that is known."""
         return self._listed.get(life) or self.creating.get(life[1])
 
-    def asked(self, life: Life) -> None:
-        """xenstored was asked for the name, and told() will be called."""
-        self._asking.setdefault(life, [])
+    def ask(self, feed: DomainFeed | DiskFeed, side: SideChannel | None) -> None:
+        """Ask for the name of a feed's domain, and have the feed know it when it comes."""
+        if side is None:
+            return
+        life = None if feed.uuid is None else (feed.domid, feed.uuid)
+        if life is not None:
+            feed.name = self.of(life)
+            self._asking.setdefault(life, [])
+
+        def arrived(name: str | None) -> None:
+            if name is not None:
+                feed.name = name
+            feed.named = True
+            if life is not None:
+                self.told(life, feed.name)
+
+        side.name_of(feed.domid, arrived)
 
     def told(self, life: Life, name: str | None) -> None:
         """The name has come, or is known not to come."""

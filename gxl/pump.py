@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from zope.interface import implementer
 
+from gxl.arrivals import Arrivals
 from gxl.building import Build
 from gxl.callbacks import Callbacks
 from gxl.errors import ContextClosed, Disaster, GxlError, LibxlError, Outage
@@ -55,11 +55,6 @@ if TYPE_CHECKING:
     from gxl.operations import Operation
 
 _log = logging.getLogger("gxl")
-
-# libxl may find ten thousand deaths in one call. The loop has others to serve: so long a turn of it may take, in
-# seconds, and so many arrivals are delivered between two looks at the clock.
-_SLICE = 0.002
-_BETWEEN_LOOKS = 8
 
 
 class Ender(Protocol):
@@ -97,10 +92,6 @@ class Pump:
 
     def __init__(self, engine: IEngine, hub: IHub, recover: bool = False) -> None:
         self.counters = Counters()
-        self._incoming: deque[Arrival] = deque()
-        self._oldest = 0.0
-        self._scheduled = False
-        self._inside = False
         self._progress: list[Callable[[], object]] = []
         self.dead: Disaster | None = None
         # Set while an engine is lost and the next not yet found.
@@ -118,6 +109,7 @@ class Pump:
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self._coroutines = ICoroutineBinding(self.binding, None)
+        self._arrivals = Arrivals(self.binding.call_soon, self._before_delivery, self._deliver, self.counters)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
         reign: Reign | None = None
         try:
@@ -152,7 +144,7 @@ class Pump:
     def enthrone(self, engine: IEngine) -> Reign:
         """Take an engine over."""
         on_disaster, on_hangup = self._disaster, self._hung_up
-        return Reign(engine, self.binding, self.hooks, self.arrived, on_disaster, on_hangup, self.aside)
+        return Reign(engine, self.binding, self.hooks, self._arrivals.add, on_disaster, on_hangup, self.aside)
 
     def listen(self, connection: IStoreConnection) -> SideChannel:
         """Make a side channel of a connection."""
@@ -220,19 +212,14 @@ class Pump:
         if self.freed:
             return
         started = perf_counter()
-        self._inside = True
         try:
-            call(*args)
+            self._arrivals.collect(call, *args)
         except Exception as error:
             self.binding.report(error)
-        except BaseException:  # Ctrl-C: what has been reported by then must not wait for the next turn
-            self._schedule()
-            raise
         finally:
-            self._inside = False
             for wake in list(self._progress):
                 wake()
-        self._drain_soon()
+        self._arrivals.deliver_soon()
         self.counters.turned(perf_counter() - started)
 
     def accept(self, event: Event) -> None:
@@ -242,46 +229,39 @@ class Pump:
 
     def drain(self) -> None:
         """Deliver all that the engine has reported. Never from inside an engine call."""
-        self._deliver(None)
+        self._arrivals.deliver()
 
     def fetch(self, typemask: int, predicate: Predicate | None, domid: int | None, user: int | None) -> Event | None:
         """The oldest event that has arrived and passes, taken; None. Delivers no more than it has to."""
         if predicate is not None:
             self.drain()
         event = self.mailbox.take(typemask, predicate, domid, user)
-        while event is None and self._incoming:
-            self._deliver(_SLICE)
+        while event is None and self._arrivals:
+            self._arrivals.deliver_slice()
             event = self.mailbox.take(typemask, predicate, domid, user)
         return event
 
-    def _deliver(self, seconds: float | None) -> None:
-        """Deliver what the engine has reported, for so long at most; None: all of it."""
-        incoming = self._incoming
-        if not incoming:
-            return
-        began = perf_counter()
-        self.counters.lagged(began - self._oldest)
-        count = 0
-        while incoming:
-            arrival = incoming.popleft()
-            try:
-                if isinstance(arrival, Event):
-                    if self.dead is None:
-                        self.feeds.resolve(arrival, self.accept)
-                else:
-                    arrival()
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    self.binding.report(error)
-                if isinstance(arrival, Event):
-                    missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
-                    self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
-                if not isinstance(error, Exception):  # Ctrl-C
-                    self._schedule()
-                    raise
-            count += 1
-            if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
-                return
+    def arrived(self, arrival: Arrival) -> None:
+        """Deal with this outside the engine, after what has arrived before. Never switches or raises."""
+        self._arrivals.add(arrival)
+
+    def _before_delivery(self) -> None:
+        self.feeds.arrived()
+
+    def _deliver(self, arrival: Arrival) -> None:
+        try:
+            if not isinstance(arrival, Event):
+                arrival()
+            elif self.dead is None:
+                self.feeds.resolve(arrival, self.accept)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.binding.report(error)
+            if isinstance(arrival, Event):
+                missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
+                self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
 
     def free(self) -> bool:
         """Close the side channel and the engine. False while there are operations or children pending."""
@@ -319,29 +299,6 @@ class Pump:
         self.feeds.sever()
         self.binding.close()
         _pumps.discard(self)
-
-    def arrived(self, arrival: Arrival) -> None:
-        """Note something that was found inside the engine, to be dealt with outside it. Never switches or raises."""
-        if not self._incoming:
-            self._oldest = perf_counter()
-        self._incoming.append(arrival)
-        if not self._inside:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self.binding.call_soon(self._drain_scheduled)
-
-    def _drain_scheduled(self) -> None:
-        self._scheduled = False
-        self._drain_soon()
-
-    def _drain_soon(self) -> None:
-        """From the loop: a slice now, and the rest in its next turns."""
-        self._deliver(_SLICE)
-        if self._incoming:
-            self._schedule()
 
     def _disaster(self, reign: Reign, disaster: Disaster) -> None:
         if reign is not self.reign or reign.over:

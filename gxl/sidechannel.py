@@ -62,7 +62,10 @@ class SideChannel:
         self._client = Client()
         self._expected: dict[Request, Callable[[str | None], object]] = {}
         self._ping: Request | None = None
+        # Whether xenstored is known to have taken the watch: it says so by firing it once.
+        self._watched = False
         self._changed = False
+        self._looking = False
         self._slices = 0
         self._failure = ""
         self._heard = time.time()
@@ -97,21 +100,30 @@ class SideChannel:
         """Take in what has come, and act upon it."""
         self._read()
         # One look at the domains answers for all that is known by now: a burst of new ones is read to its end first.
-        if self._changed and self._slices in (0, _LONGEST_BURST):
+        if self._changed and not 0 < self._slices < _LONGEST_BURST:
             self._changed = False
             self._slices = 0
-            self._on_introduced()
+            self._looking = True
+            try:
+                self._on_introduced()
+            finally:
+                self._looking = False
         if self._failure and self._fd >= 0:
             self._lose(self._failure)
 
-    def catch_up(self) -> None:
-        """Take in the names that have come already, and nothing else: for when an event is about to be delivered.
+    def catch_up(self) -> bool:
+        """Take in what has come already, without acting upon it: for when events are about to be delivered.
 
-        xenstored answers in order. What it was asked before a domain died is here before the news of the death is.
+        xenstored tells each connection of things in their order, and flushes one that has room before it takes the next
+        request. What it was asked before a domain died is here before the news of the death is, and a domain can't do
+        anything before it was introduced. So after this the names of those that events are about are known; and where
+        it returns True, no domain had appeared by then that has not been looked at: each domid is still whose it was.
         """
         self._read()
         if self._changed or self._failure:
             self._later(self.ready)
+            return False
+        return self._watched and not self._looking and not self._slices and self._fd >= 0
 
     def _read(self) -> None:
         # One slice a turn: a store that never stops talking must not hold the hub.
@@ -134,7 +146,7 @@ class SideChannel:
         try:
             for message in self._client.receive(data):
                 if isinstance(message, WatchEvent):
-                    self._changed = True
+                    self._watched = self._changed = True
                 else:
                     self._finish(message)
         except (ProtocolError, OSError) as error:

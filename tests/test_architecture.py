@@ -28,7 +28,7 @@ CONTEXT = (
         "gxl.whose",
     ),
     *("gxl.operations", "gxl.expect", "gxl.watcher", "gxl.watching", "gxl.following", "gxl.waiting"),
-    *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics"),
+    *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics", "gxl.arrivals"),
     *("gxl.evgens", "gxl.reign", "gxl.recovery", "gxl.opening", "gxl.floods", "gxl.names", "gxl.identity"),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")

@@ -8,6 +8,7 @@ from worlds import World
 
 import gxl
 from gxl import DiskEject, DomainDeath, DomainShutdown, ShutdownReason
+from gxl.sidechannel import SideChannel
 
 # What an evgen reports must not depend on who owns the loop.
 HUBS = ("gevent", "poll")
@@ -246,6 +247,49 @@ def test_an_eject_by_the_domain_that_took_the_domid_is_not_reported(world: World
     world.host.add_disk(domid, "hdc")
     world.host.eject_disk(domid, "hdc")
     assert world.drained(ctx) == []
+
+
+def test_a_disk_is_watched_in_one_life_of_its_domain_and_not_in_the_next(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    world.host.add_disk(domid, "hdc")
+    evgen = ctx.evenable_disk_eject(domid, "hdc", user=1)
+    world.barrier(ctx)
+    world.host.destroy_domain(domid)
+    world.host.create_domain(domid=domid)
+    world.host.add_disk(domid, "hdc")
+    # The newcomer has been noticed: its ejects come when nothing has appeared for a while.
+    world.barrier(ctx)
+    world.host.eject_disk(domid, "hdc")
+    assert world.drained(ctx) == []
+    assert "disabled" in repr(evgen)
+    ctx.evenable_disk_eject(domid, "hdc", user=2)
+    world.host.eject_disk(domid, "hdc")
+    assert [event.for_user for event in world.drained(ctx, 1)] == [2]
+
+
+def test_whose_an_event_is_costs_no_hypercall_while_no_domain_appears(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    world.host.add_disk(domid, "hdc")
+    ctx.evenable_disk_eject(domid, "hdc")
+    ctx.evenable_domain_death(domid)
+    world.barrier(ctx)
+    asked: list[int] = []
+    engine = type(ctx._pump.engine)
+    ask = engine.domain_info
+    monkeypatch.setattr(engine, "domain_info", lambda self, domid: (asked.append(domid), ask(self, domid))[1])
+    world.host.eject_disk(domid, "hdc")
+    world.host.shutdown_domain(domid, 1)
+    assert {type(ctx.event_wait(timeout=10)) for _ in range(2)} == {DiskEject, DomainShutdown}
+    assert asked == []
+    # As if a domain had appeared, and nobody had looked yet whose domids they are now.
+    monkeypatch.setattr(SideChannel, "catch_up", lambda self: False)
+    world.host.eject_disk(domid, "hdc")
+    assert isinstance(ctx.event_wait(timeout=10), DiskEject)
+    assert asked == [domid]
 
 
 def test_a_disk_that_does_not_exist_is_accepted(world: World) -> None:

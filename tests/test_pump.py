@@ -139,7 +139,7 @@ def test_a_burst_is_delivered_over_several_turns_of_the_loop_in_order(
 ) -> None:
     ctx = world.open()
     seconds = itertools.count()
-    monkeypatch.setattr("gxl.pump.perf_counter", lambda: next(seconds))  # every delivery takes its time
+    monkeypatch.setattr("gxl.arrivals.perf_counter", lambda: next(seconds))  # every delivery takes its time
     order: list[object] = []
     for number in range(100):
         ctx._pump.arrived(partial(order.append, number))

@@ -15,6 +15,7 @@ import gxl
 from gxl.hubhooks import choose
 from gxl.interfaces import IOSEventHooks, IStoreConnection
 from gxl.sidechannel import SideChannel
+from gxl.xenstore import Decoder, Message, Operation, encode
 
 
 def test_a_xenstored_that_dies_is_a_disaster_for_every_waiter(world: World) -> None:
@@ -129,6 +130,57 @@ def test_a_connection_that_takes_nothing_now_is_asked_again_when_it_can() -> Non
     side.close()
     side.close()
     assert [name for name, *_ in hooks.calls].count("fd_deregister") == 1
+
+
+def _told(side: SideChannel, device: Device, *events: bytes) -> None:
+    for path in events:
+        os.write(device.writing, encode(Message(Operation.WATCH_EVENT, 0, 0, path + b"\0gxl\0")))
+
+
+def test_what_has_appeared_is_certain_only_once_it_was_looked_at() -> None:
+    device = Device()
+    looks: list[bool] = []
+    side: SideChannel
+
+    def look() -> None:
+        looks.append(side.catch_up())
+
+    side = SideChannel(device, Recorder(), lambda *_: None, look, lambda f: None)  # type: ignore[arg-type]
+    # xenstored may not have taken the watch yet.
+    assert not side.catch_up()
+    _told(side, device, b"@introduceDomain")
+    assert not side.catch_up()
+    side.ready()
+    # While the domains are being looked at, what is delivered is older than the result.
+    assert looks == [False]
+    assert side.catch_up()
+    _told(side, device, b"@introduceDomain", b"@introduceDomain")
+    assert not side.catch_up()
+    assert not side.catch_up()
+    side.ready()
+    assert side.catch_up()
+    side.close()
+    assert not side.catch_up()
+
+
+def test_nothing_is_certain_while_there_is_more_to_read() -> None:
+    device = Device()
+    side = SideChannel(device, Recorder(), lambda *_: None, lambda: None, lambda f: None)  # type: ignore[arg-type]
+    _told(side, device, b"@introduceDomain")
+    side.ready()
+    assert side.catch_up()
+    names: list[str | None] = []
+    asked = len(device.sent)
+    for domid in range(20):
+        side.name_of(domid, names.append)
+    requests = Decoder().feed(device.sent[asked:])
+    answers = b"".join(encode(Message(Operation.READ, request.request_id, 0, b"n" * 4000)) for request in requests)
+    rest = [answers[:65536], answers[65536:]]
+    device.recv = lambda size: rest.pop(0)  # type: ignore[method-assign]
+    assert not side.catch_up()
+    assert side.catch_up()
+    assert len(names) == 20
+    side.close()
 
 
 def test_the_engines_connections_provide_the_interface(world: World) -> None:

@@ -292,6 +292,17 @@ def test_changes_in_quiet_fire_once_when_it_ends(host: Host, store: Store) -> No
     assert store.seen() == [RELEASE, b"/a"]
 
 
+def test_the_end_of_a_new_domain_is_told_after_its_beginning_in_quiet_too(host: Host, store: Store) -> None:
+    old = host.create_domain()
+    store.watch(RELEASE)
+    store.watch(b"@introduceDomain")
+    with host.quiet():
+        host.destroy_domain(old)
+        host.create_domain(domid=old)
+        host.shutdown_domain(old, 3)
+    assert store.seen() == [b"@introduceDomain", RELEASE]
+
+
 def test_a_watch_taken_back_in_quiet_is_not_fired(host: Host, store: Store) -> None:
     store.watch(b"/a")
     with host.quiet():

@@ -130,7 +130,7 @@ class Daemon:
         self._quiet += 1
 
     def speak(self) -> None:
-        """Report what was kept back, each watch and path once."""
+        """Report what was kept back, each watch and path once, when it would have fired last."""
         self._quiet -= 1
         if not self._quiet:
             held, self._held_events = self._held_events, {}
@@ -170,7 +170,11 @@ class Daemon:
 
     def _report(self, events: Iterable[tuple[Watch, bytes]]) -> None:
         if self._quiet:
-            self._held_events.update(dict.fromkeys(events))
+            for event in events:
+                # To the end: what is told once is told when it holds. The @releaseDomain by which the end of a new
+                # domain shows comes after its @introduceDomain, whatever fired it before.
+                self._held_events.pop(event, None)
+                self._held_events[event] = None
             return
         # Watches that differ in their paths only make the same event of one change; it is told once.
         told: set[tuple[Session, bytes]] = set()
