@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
 
 def program(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
     """`python -m gxl …` with these environment variables."""
+    return program_with({}, *arguments, **variables)
+
+
+def program_with(how: dict[str, Any], *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """The same, with arguments of Popen's."""
     return subprocess.Popen(
         [sys.executable, "-m", "gxl", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONFAULTHANDLER": "1", **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how},
     )
 
 

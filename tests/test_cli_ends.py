@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from programs import ROOT, ended, program
+from programs import ROOT, ended, program, program_with
 from worlds import until
 
 from gxl import cli
@@ -227,19 +227,10 @@ def test_whom_nohup_has_made_deaf_to_sighup_stays_so(watching: Watching) -> None
 @pytest.mark.parametrize("arguments", [("--help",), ("list",), ("doctor",), ("watch", "--help")])
 def test_a_full_disk_is_said_without_a_traceback_by_every_command(arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "gxl", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "GXL_ENGINE": "embedded"},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert "No space left" in done.stderr
-    assert "Traceback" not in done.stderr
+        status, _, err = ended(program_with({"stdout": full}, *arguments, GXL_ENGINE="embedded"))
+    assert status == 1
+    assert "No space left" in err
+    assert "Traceback" not in err
 
 
 def test_a_letter_that_the_terminal_lacks_is_escaped(served: Served) -> None:

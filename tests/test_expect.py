@@ -66,12 +66,7 @@ def test_what_is_true_already_is_told_with_the_domains_name(world: World) -> Non
 
 def test_a_name_that_does_not_come_is_waited_for_no_longer_than_the_timeout(world: World) -> None:
     ctx = world.open()
-    # libxl asks xenstored when its first evgen is enabled, and waits for the answer.
-    ctx.evenable_domain_death(world.host.create_domain())
-    world.barrier(ctx)
-    domid = world.host.create_domain("slow")
-    world.host.shutdown_domain(domid, 1)
-    with world.host.stalled():
+    with world.unnamed(ctx) as domid:
         for timeout in (0, 0.02):
             assert ctx.wait_shutdown(domid, timeout).name is None
         with ctx.expect(DomainShutdown, domid) as unread:

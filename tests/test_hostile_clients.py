@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import errno
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_simhost_server import Raw
+from test_simhost_server import Raw, serving
 
 from gxl import DomainDeath
 from gxl.cli.text import line
@@ -31,13 +30,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     for _ in range(300):
         server.host.create_domain()
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield server
-    server.stop()
-    thread.join()
-    server.host.close()
-    server.close()
+    with serving(server):
+        yield server
 
 
 def backlog(server: Server) -> int:

@@ -72,7 +72,9 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.0005)
 
 
-def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def woken(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that were woken, in this order."""
     woken: list[threading.Thread] = []
     sleep = poll._Waiter.sleep
 
@@ -81,6 +83,10 @@ def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, monke
         woken.append(threading.current_thread())
 
     monkeypatch.setattr(poll._Waiter, "sleep", noting)
+    return woken
+
+
+def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, woken: list[threading.Thread]) -> None:
     ctx = world.open()
     domids = [world.host.create_domain() for _ in range(8)]
     for domid in domids:
@@ -100,16 +106,8 @@ def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, monke
 
 
 def test_an_event_of_a_watcher_wakes_one_of_the_threads_that_share_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, woken: list[threading.Thread]
 ) -> None:
-    woken: list[threading.Thread] = []
-    sleep = poll._Waiter.sleep
-
-    def noting(waiter: Any, seconds: float | None) -> None:
-        sleep(waiter, seconds)
-        woken.append(threading.current_thread())
-
-    monkeypatch.setattr(poll._Waiter, "sleep", noting)
     ctx = world.open()
     domids = [world.host.create_domain() for _ in range(5)]
     watcher = ctx.watch(*domids)

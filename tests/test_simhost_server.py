@@ -28,17 +28,25 @@ from gxl.simhost.server import Server
 from gxl.xenstore import PAYLOAD_MAX, Decoder, Message, Operation, encode
 
 
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """Inside, a thread of this process serves its host, which is closed at the end."""
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+        server.host.close()
+        server.close()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server in a thread of this process."""
-    server = Server(tmp_path_factory.mktemp("sim"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield server
-    server.stop()
-    thread.join()
-    server.host.close()
-    server.close()
+    with serving(Server(tmp_path_factory.mktemp("sim"))) as server:
+        yield server
 
 
 @pytest.fixture

@@ -70,12 +70,7 @@ def test_what_is_true_already_is_told_with_the_domains_name(world: World) -> Non
 
 def test_a_name_that_does_not_come_holds_an_event_back_until_the_timeout_and_loses_nothing(world: World) -> None:
     ctx = world.open()
-    # libxl asks xenstored when its first evgen is enabled, and waits for the answer.
-    ctx.evenable_domain_death(world.host.create_domain())
-    world.barrier(ctx)
-    domid = world.host.create_domain("slow")
-    world.host.shutdown_domain(domid, 1)
-    with world.host.stalled():
+    with world.unnamed(ctx) as domid:
         watcher = ctx.watch(domid, timeout=0.02)
         assert [(event.domid, event.name) for event in watcher] == [(domid, None)]
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,17 @@ class World:
             self.host.destroy_domain(domid)
             ctx.event_wait(user=BARRIER, timeout=10)
         ctx.list_domain()
+
+    @contextmanager
+    def unnamed(self, ctx: gxl.Context) -> Iterator[int]:
+        """A domain that has shut down, and whose name xenstored does not tell `ctx` inside."""
+        # libxl asks xenstored when its first evgen is enabled, and waits for the answer.
+        ctx.evenable_domain_death(self.host.create_domain())
+        self.barrier(ctx)
+        domid = self.host.create_domain("slow")
+        self.host.shutdown_domain(domid, 1)
+        with self.host.stalled():
+            yield domid
 
     def drained(self, ctx: gxl.Context, count: int = 0) -> list[gxl.Event]:
         """The next `count` events, and then whatever else there is once all has been heard."""
