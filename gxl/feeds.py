@@ -301,7 +301,7 @@ class Feeds:
         if not self._caught_up() or any(evgen._held_over is not None for evgen in feed.members):
             try:
                 info = self._info(feed.domid)
-            except LibxlError as error:
+            except (LibxlError, Disaster) as error:
                 self._log(logging.WARNING, _CANT_ASK, feed.domid, "shut down", error)
             else:
                 if info is None or info.uuid != feed.uuid:
@@ -359,7 +359,7 @@ class Feeds:
             info = None
             try:
                 info = self._info(feed.domid)
-            except LibxlError as error:
+            except (LibxlError, Disaster) as error:
                 self._log(logging.WARNING, _CANT_ASK, feed.domid, "ejected a disk", error)
             if info is not None:
                 if feed.uuid is None:

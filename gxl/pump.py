@@ -362,22 +362,23 @@ class Pump:
             self.lose(Disaster(0, "libxl's own connection to xenstored has ended"))
 
     def _store_lost(self, why: str, since: float | None, hung: bool) -> None:
+        known = self.outage is not None
         self.drain()  # what was reported before is not lost
-        if self.outage is not None and self.recovery is not None:
+        if known and self.recovery is not None:
             self.recovery.failed(why)
         else:
             self.lose(Disaster(0, why), since, hung)
 
     def _introduced(self) -> None:
-        if self.outage is not None:
-            return
         self.drain()
+        if self.outage is not None or self.dead is not None:
+            return
         try:
             present = self.engine.list_domain()
             self.feeds.check_lives(present)
             for following in list(self.followings):
                 following.look(present)
-        except LibxlError as error:
+        except (LibxlError, Disaster) as error:
             # As libxl has it when its own look at the domains fails: what appeared or ended can't be known any more.
             self.lose(Disaster(0, f"the domains can't be listed: {error}"))
 

@@ -12,7 +12,8 @@ from outages import back, lost, soon, turn
 from worlds import World
 
 import gxl
-from gxl import DomainDeath, Resynced
+from gxl import DomainDeath, DomainShutdown, Resynced
+from gxl.sidechannel import SideChannel
 
 pytestmark = pytest.mark.usefixtures(soon.__name__)
 
@@ -70,6 +71,29 @@ def test_a_recovered_context_holds_as_much_as_before_it_was_lost(world: World, s
     assert isinstance(waiter.get(timeout=10), DomainDeath)
     for evgen in evgens:
         evgen.disable()
+
+
+def test_a_loss_amid_a_storm_ends_nobodys_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda context, kind, value, tb: reported.append(value))
+    # As where domains appear all the time: then the engine is asked at each event whose the domid is.
+    monkeypatch.setattr(SideChannel, "catch_up", lambda self: False)
+    ctx = world.open(recover=True)
+    domids = [world.host.create_domain() for _ in range(200)]
+    for domid in domids:
+        ctx.evenable_domain_death(domid)
+    waiting = [gevent.spawn(ctx.event_wait, domid=domid) for domid in domids]
+    gevent.sleep(0)
+    # What one call of the engine finds is delivered over several turns of the loop. Amid these xenstored goes.
+    waiting[0].rawlink(lambda _: world.host.drop_connections())
+    with world.host.quiet():
+        for domid in domids:
+            world.host.shutdown_domain(domid, 3)
+    gevent.joinall(waiting, timeout=20)
+    assert {type(waiter.value or waiter.exception) for waiter in waiting} == {DomainShutdown}
+    turn(ctx, lambda: ctx.metrics().recoveries)
+    assert [type(event) for event in iter(ctx.event_check, None)] == [Resynced]
+    assert reported == []
 
 
 def test_closing_during_an_outage_ends_at_once_and_waiters_are_told(world: World) -> None:
