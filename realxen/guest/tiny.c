@@ -215,7 +215,7 @@ static void flood(const char *device)
 /* `path` is followed by a space and the value. */
 static void try_to_write(const char *path)
 {
-    char name[64], answer[16];
+    char name[256], answer[16];
     size_t at = 0;
 
     while (path[at] && path[at] != ' ' && at < sizeof(name) - 1) {
@@ -261,7 +261,7 @@ static void obey_toolstack(const char *word)
 
 void tiny_main(struct start_info *info)
 {
-    char text[64], done[64] = "";
+    char text[256], done[256] = "";
 
     start_info = info;
     /* The shared page is a machine page that the start of day maps nowhere; the store's page is an ordinary one, mapped. */

@@ -210,7 +210,9 @@ class RealHost:
             self._remove_disk(domid, number)
         listed = self._listed()
         # A case in a process of its own makes and takes domains behind this one's back.
-        self._spare = [d for d in (*self._spare, *self._used) if d in listed and self._in_order(d, listed[d])]
+        kept = [d for d in (*self._spare, *self._used) if d in listed and self._in_order(d, listed[d])]
+        # A new domain's number is the highest: cases are served in that order, which is libxl's order of events.
+        self._spare = sorted(kept, reverse=True)
         self._used.clear()
         for domid in listed.keys() - {0, *self._spare}:
             self.destroy_domain(domid)
