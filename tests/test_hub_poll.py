@@ -53,7 +53,7 @@ class Thread(threading.Thread):
     @property
     def outcome(self) -> Any:
         """What f returned or raised, waiting for it for a while."""
-        self.join(10)
+        self.join(60)
         assert not self.is_alive(), "the thread hangs"
         return self._outcome
 
