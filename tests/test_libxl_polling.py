@@ -131,8 +131,7 @@ def test_a_wait_ends_with_the_engine_even_if_a_hook_was_told(engine: LibxlEngine
     host.destroy_domain(domid)
     with pytest.raises(Disaster, match="xc_domain_getinfolist failed"):
         # The watch's very first firing may fail in the place of the death's, which is then an event as ever.
-        assert engine.event_wait() == DomainDeath(domid)
-        engine.event_wait()
+        list(iter(engine.event_wait, None))
     assert len(told) == 1
 
 
