@@ -68,8 +68,12 @@ class Polling:
                 self._pump.fd_ready(interest.for_libxl, fd, events, revents)
         for registration, (moment, for_libxl) in list(self._timeouts.items()):
             if moment <= time.monotonic():
-                del self._timeouts[registration]
-                self._pump.timeout_due(for_libxl)
+                try:
+                    del self._timeouts[registration]
+                    self._pump.timeout_due(for_libxl)
+                except BaseException:  # Ctrl-C
+                    self._pump.struck()
+                    raise
 
     def fd_register(self, fd: int, events: int, for_libxl: object) -> _Interest:
         interest = _Interest(fd, events, for_libxl)

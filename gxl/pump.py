@@ -49,6 +49,7 @@ from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.recovery import Recovery
 from gxl.reign import Arrival, Reign, Source
+from gxl.shield import Shield
 from gxl.sidechannel import SideChannel, connected
 
 if TYPE_CHECKING:
@@ -209,13 +210,16 @@ class Pump:
             self._turn(reign.engine.osevent_afterpoll, fds)
 
     def _turn(self, call: Callable[..., object], *args: object) -> None:
-        if self.freed:
-            return
         started = perf_counter()
         try:
+            if self.freed:
+                return
             self._arrivals.collect(call, *args)
         except Exception as error:
             self.binding.report(error)
+        except BaseException:  # Ctrl-C
+            self.struck()
+            raise
         finally:
             for wake in list(self._progress):
                 wake()
@@ -261,6 +265,7 @@ class Pump:
                 missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
                 self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
             if not isinstance(error, Exception):  # Ctrl-C
+                self.struck()
                 raise
 
     def free(self) -> bool:
@@ -321,14 +326,30 @@ class Pump:
         """
         if self.dead is not None or self.freed or self.outage is not None:
             return
-        if self.recovery is not None:
-            self.recovery.begin(disaster, since, hung)
+        with Shield():
+            if self.recovery is not None:
+                self.recovery.begin(disaster, since, hung)
+                return
+            self.dead = disaster
+            self._tell(disaster, EVENTMASK_ALL, closing=True)
+            # A dead ctx's fds may stay ready for ever; freeing it takes them off the loop.
+            if hung or not self.free():
+                self.abandon()
+
+    def struck(self) -> None:
+        """Ctrl-C has struck in the loop: it may have taken the place of the news that all is lost. Look, soon."""
+        self.binding.call_soon(self._look_after)
+
+    def _look_after(self) -> None:
+        if self.freed or self.dead is not None:
             return
-        self.dead = disaster
-        self._tell(disaster, EVENTMASK_ALL, closing=True)
-        # A dead ctx's fds may stay ready for ever; freeing it takes them off the loop.
-        if hung or not self.free():
-            self.abandon()
+        if self.outage is not None:
+            assert self.recovery is not None
+            self.recovery.interrupted()
+        elif self.reign.engine.dead is not None:
+            self.lose(self.reign.engine.dead)
+        elif self.side.closed or self.reign.hung_up:
+            self.lose(Disaster(0, "a connection to xenstored has ended"))
 
     def lost(self) -> bool:
         """A call of the engine has failed: whether that is because the engine is lost, and another will come.

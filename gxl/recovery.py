@@ -29,6 +29,7 @@ from gxl.errors import Disaster, GxlError, Outage
 from gxl.events import EventType
 from gxl.evgens import DomainDeathEvgen
 from gxl.reign import Reign
+from gxl.shield import Shield
 
 if TYPE_CHECKING:
     from gxl.interfaces import DomainInfo, IStoreConnection, ISuccession
@@ -58,9 +59,10 @@ class _Alarm:
         """Never called: there is no fd."""
 
     def timeout_due(self) -> None:
-        f, self._f = self._f, None
-        if f is not None:
-            f()
+        with Shield():
+            f, self._f = self._f, None
+            if f is not None:
+                f()
 
     def cancel(self) -> None:
         if self._f is not None:
@@ -119,6 +121,11 @@ class Recovery:
             self._pump.log(logging.WARNING, "no new connection to Xen yet (attempt %d): %s", self._attempts, why)
         self._failure = why
         self._describe()
+        self._schedule()
+
+    def interrupted(self) -> None:
+        """Ctrl-C may have taken the place of what was to come next: begin another attempt, whatever became of it."""
+        self._dismiss_probe()
         self._schedule()
 
     def stop(self) -> None:

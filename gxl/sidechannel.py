@@ -166,6 +166,11 @@ class SideChannel:
         if self._fd >= 0:
             self._hooks.timeout_register(time.time() + PING_INTERVAL, self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has let go of the fd."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Let go of the fd. Idempotent. Names that are still being asked for will not come: nobody is called."""
         if self._fd >= 0:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a signal's handler would raise in the midst of, and must not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from worlds import in_native_thread
+
+from gxl.shield import Shield
+
+
+@pytest.fixture
+def handled() -> Iterator[list[int]]:
+    """The signals that a handler, which does not raise, has been called for: SIGUSR1 and SIGUSR2."""
+    numbers: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: numbers.append(number)) for number in USERS}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+USERS = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    done = []
+
+    def work() -> None:
+        with Shield():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["all"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_each_signal_that_came_is_handled_once_and_the_handlers_are_back(handled: list[int]) -> None:
+    handlers = [signal.getsignal(number) for number in USERS]
+    with Shield(), Shield():
+        for number in (*USERS, *USERS):
+            signal.raise_signal(number)
+        assert handled == []
+    assert sorted(handled) == sorted(USERS)
+    assert [signal.getsignal(number) for number in USERS] == handlers
+
+
+def test_an_exception_passes_through_and_the_handlers_are_back(handled: list[int]) -> None:
+    with pytest.raises(LookupError), Shield():
+        raise LookupError
+    signal.raise_signal(signal.SIGUSR1)
+    assert handled == [signal.SIGUSR1]
+
+
+def test_a_handler_that_raises_leaves_none_behind(handled: list[int]) -> None:
+    def work() -> None:
+        with Shield():
+            for number in (signal.SIGUSR1, signal.SIGINT):
+                signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGUSR1)
+    assert signal.SIGUSR1 in handled
+
+
+def test_in_another_thread_there_is_nothing_to_hold(handled: list[int]) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+
+    def other() -> None:
+        with Shield():
+            assert signal.getsignal(signal.SIGUSR1) is handler
+
+    in_native_thread(other)
