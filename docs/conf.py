@@ -8,6 +8,7 @@ from importlib.metadata import version as version_of
 from zope.interface.interface import InterfaceClass
 
 from gxl import interfaces
+from gxl.interfaces import engine, hooks, hub
 
 project = "gxl"
 version = release = version_of("gxl")
@@ -41,15 +42,17 @@ html_copy_source = False
 
 def show_interfaces_whole() -> None:
     """zope.interface forgets annotations, and its interfaces don't look like classes where they are annotations."""
-    for node in ast.parse(inspect.getsource(interfaces)).body:
-        found = getattr(interfaces, getattr(node, "name", ""), None)
-        if isinstance(found, InterfaceClass) and isinstance(node, ast.ClassDef):
-            found.__qualname__ = node.name
-            for member in node.body:
-                if isinstance(member, ast.FunctionDef):
-                    returns = ast.unparse(member.returns) if member.returns else "None"
-                    signature = f"({ast.unparse(member.args)}) -> {returns}"
-                    found[member.name].getSignatureString = lambda signature=signature: signature
+    for room in (engine, hooks, hub):
+        for node in ast.parse(inspect.getsource(room)).body:
+            found = getattr(room, getattr(node, "name", ""), None)
+            if isinstance(found, InterfaceClass) and isinstance(node, ast.ClassDef):
+                found.__qualname__ = node.name
+                found.__ibmodule__ = interfaces.__name__  # where a user finds it
+                for member in node.body:
+                    if isinstance(member, ast.FunctionDef):
+                        returns = ast.unparse(member.returns) if member.returns else "None"
+                        signature = f"({ast.unparse(member.args)}) -> {returns}"
+                        found[member.name].getSignatureString = lambda signature=signature: signature
 
 
 show_interfaces_whole()
