@@ -13,8 +13,8 @@ from gxl import hubhooks, whose
 from gxl.arguments import check_filters, check_timeout, check_user, check_vdev
 from gxl.closing import Closing
 from gxl.domains import Domain, Listing, locate, locate_if_possible, located
-from gxl.errors import ContextClosed, Outage
-from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType, mask
+from gxl.errors import ContextClosed, Outage, WaitTimeout
+from gxl.events import EVENTMASK_ALL, DomainDeath, DomainShutdown, Event, EventType
 from gxl.evgens import DiskEjectEvgen, DomainDeathEvgen, Evgen, check_own
 from gxl.expect import Expectation
 from gxl.following import Following
@@ -23,7 +23,7 @@ from gxl.metrics import Metrics, snapshot
 from gxl.opening import Engine, Opening
 from gxl.pump import Pump
 from gxl.toolstack import Toolstack
-from gxl.watcher import Settings, Watcher
+from gxl.watcher import Settings, Watcher, mask_of
 
 
 class Context(Toolstack):
@@ -226,8 +226,7 @@ class Context(Toolstack):
         domid_of. In a loop that runs coroutines, `async with` looks a name up, and the expectation is awaited.
         """
         pump = self._enter_alive()
-        several = types if isinstance(types, Iterable) else (types,)
-        return Expectation(pump, locate_if_possible(pump, [domain])[0], mask(*several), vdev, predicate)
+        return Expectation(pump, locate_if_possible(pump, [domain])[0], mask_of(types), vdev, predicate)
 
     def wait_shutdown(self, domain: int | str | UUID, timeout: float | None = None) -> DomainShutdown | DomainDeath:
         """Wait until the domain has shut down, or has died without: at once if it is so already.
@@ -239,7 +238,10 @@ class Context(Toolstack):
         begin = time.monotonic()
         with self.expect(_END, locate(pump, domain, timeout)) as end:
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begin))
-            return cast(DomainShutdown | DomainDeath, end.wait(left))
+            try:
+                return cast(DomainShutdown | DomainDeath, end.wait(left))
+            except WaitTimeout:
+                raise WaitTimeout(f"{domain!r} has neither shut down nor died within {timeout} s") from None
 
     async def await_shutdown(self, domain: int | str | UUID) -> DomainShutdown | DomainDeath:
         """wait_shutdown(), where the loop runs coroutines, which bounds the time by itself."""

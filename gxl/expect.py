@@ -60,7 +60,8 @@ class Expectation:
             if not self._settled() and not self._waiters.wait(timeout):
                 self._judge_held()
             if not self._settled():
-                raise WaitTimeout(f"what was expected of domain {self._domain} did not happen within {timeout} s")
+                kinds = " or ".join(kind.name for kind in EventType if self._typemask >> kind & 1)
+                raise WaitTimeout(f"no {kinds} of domain {self._domain} that was expected came within {timeout} s")
             return self._result()
 
     def __await__(self) -> Generator[Any, Any, Event]:

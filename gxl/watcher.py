@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from gxl.arguments import check_timeout
 from gxl.domains import Listing, find
@@ -25,6 +25,12 @@ _WATCHABLE = (EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH, EventType.RESYN
 Kind = type[Event] | EventType
 
 
+def mask_of(types: Any) -> int:
+    """gxl.mask() of one Kind, or of those in an iterable. TypeError for anything else."""
+    # Text is an iterable, too, but its letters are not what is wrong with it.
+    return mask(*types) if isinstance(types, Iterable) and not isinstance(types, str) else mask(types)
+
+
 class Settings(NamedTuple):
     """How to watch: see Context.watch."""
 
@@ -36,10 +42,9 @@ class Settings(NamedTuple):
     @classmethod
     def checked(cls, types: Kind | Iterable[Kind] | None, timeout: object, maxlen: object, overflow: object) -> Self:
         """The settings; TypeError or ValueError for one that is none."""
-        several = _WATCHABLE if types is None else tuple(types) if isinstance(types, Iterable) else (types,)
-        typemask = mask(*several)
+        typemask = mask_of(_WATCHABLE if types is None else types)
         if not typemask or typemask & ~mask(*_WATCHABLE):
-            raise ValueError(f"what can be watched is DomainShutdown and DomainDeath (and Resynced), not {several!r}")
+            raise ValueError(f"what can be watched is DomainShutdown and DomainDeath (and Resynced), not {types!r}")
         if isinstance(maxlen, bool) or not isinstance(maxlen, int):
             raise TypeError(f"maxlen must be an int, not {maxlen!r}")
         if maxlen < 1:

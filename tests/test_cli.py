@@ -283,3 +283,11 @@ def test_the_command_and_the_module_are_the_same(require: Requirements) -> None:
     command = require.file(Path(sys.executable).with_name("gxl"))
     done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == CliRunner().invoke(cli.main, ["--version"]).stdout
+
+
+@pytest.mark.parametrize("group", [[], ["simctl"]])
+def test_the_list_of_commands_breaks_no_sentence_off(group: list[str]) -> None:
+    told = CliRunner().invoke(cli.main, [*group, "--help"], terminal_width=80).stdout
+    commands = told.partition("Commands:\n")[2].splitlines()
+    assert len(commands) > 5
+    assert [line for line in commands if not line.endswith(".") or line.endswith("...")] == []

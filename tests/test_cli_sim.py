@@ -80,7 +80,7 @@ def test_the_real_libxl_reports_what_simctl_does(require: Requirements) -> None:
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("gxl simctl destroy nobody", "no domains are called 'nobody'"),
+        ("gxl simctl destroy nobody", "no domain is called 'nobody'"),
         ("gxl simctl destroy 99", "99"),
         ("gxl simctl destroy 0", "0"),
         ("gxl simctl shutdown sim1 tiredness", "tiredness"),

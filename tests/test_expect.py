@@ -129,3 +129,16 @@ def test_bad_input_arms_nothing(world: World, types: Any, domain: Any, how: Any,
     ctx = world.open()
     with pytest.raises(error):
         ctx.expect(types, domain, **how)
+
+
+def test_whoever_waited_in_vain_is_told_for_what_and_how_long(world: World) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("web1")
+    with pytest.raises(gxl.WaitTimeout, match=r"^'web1' has neither shut down nor died within 0\.02 s$"):
+        ctx.wait_shutdown("web1", 0.02)
+    said = rf"^no DOMAIN_SHUTDOWN or DOMAIN_DEATH of domain {domid} that was expected came within 0\.02 s$"
+    with (
+        ctx.expect((DomainShutdown, DomainDeath), domid) as end,
+        pytest.raises(gxl.WaitTimeout, match=said),
+    ):
+        end.wait(0.02)

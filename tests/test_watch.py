@@ -248,6 +248,7 @@ def test_a_thousand_watchers_cost_no_more_than_one(
         ([], {"overflow": ["drop_oldest"]}, ValueError),
         ([], {"types": ["death"]}, TypeError),
         ([], {"types": []}, ValueError),
+        ([], {"types": "DomainDeath"}, TypeError),
         ([], {"types": gxl.DiskEject}, ValueError),
         ([], {"timeout": -1}, ValueError),
         ([-1], {}, ValueError),
@@ -259,3 +260,11 @@ def test_bad_input_watches_nothing(world: World, arguments: Any, how: Any, error
         ctx.watch(*arguments, **how)
     assert not ctx._pump.feeds._by_token
     assert not ctx._pump.enders
+
+
+def test_a_type_that_is_none_is_named_whole(world: World) -> None:
+    ctx = world.open()
+    wrong: Any = "DomainDeath"
+    for call in (lambda: ctx.watch(types=wrong), lambda: ctx.expect(wrong, 1)):
+        with pytest.raises(TypeError, match="an event class is needed, not 'DomainDeath'"):
+            call()

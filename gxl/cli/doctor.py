@@ -20,7 +20,7 @@ from gxl.errors import GxlError
 from gxl.plugins import describe, unreadable
 
 
-@click.command()
+@click.command(short_help="Say what gxl finds here, and why not more.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(as_json: bool) -> None:
     """Say what a program that uses gxl gets here, and why not something else.

@@ -18,7 +18,7 @@ _NUMBERS = (0, 3, 4)
 """The columns that are aligned to the right."""
 
 
-@click.command("list")
+@click.command("list", short_help="List the domains.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of objects.")
 def list_domains(as_json: bool) -> None:
     """List the domains: domid, name, state, memory in MiB, seconds of processor time, UUID.

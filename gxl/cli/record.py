@@ -23,7 +23,7 @@ from gxl.interfaces import DomainInfo
 from gxl.recording import RecordedDomain
 
 
-@click.command()
+@click.command(short_help="Write all that happens to a file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def record(file: Path) -> None:
     """Write the events of all domains to FILE, which `gxl replay` lets happen again, until Ctrl-C.

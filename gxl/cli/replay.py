@@ -32,7 +32,7 @@ def _positive(ctx: click.Context, option: click.Parameter, value: float) -> floa
     return value
 
 
-@click.command()
+@click.command(short_help="Let what was recorded happen again.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--speed",

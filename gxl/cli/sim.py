@@ -18,7 +18,7 @@ from gxl.simhost.launch import launch
 
 
 # What follows the command's name is the command's, `--` or not.
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(short_help="Run a command on a simulated host.", context_settings={"allow_interspersed_args": False})
 @click.option("--domains", type=click.IntRange(min=0), default=0, metavar="N", help="Begin with N running domains.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def sim(domains: int, command: Sequence[str]) -> None:

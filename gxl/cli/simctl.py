@@ -18,7 +18,7 @@ from gxl.simhost import DomainInfo
 from gxl.simhost.remote import RemoteHost
 
 
-@click.group()
+@click.group(short_help="Act on the host of `gxl sim`.")
 def simctl() -> None:
     """Act on the simulated host of this shell, one that `gxl sim` serves.
 
@@ -44,7 +44,7 @@ def create(name: str, paused: bool, cdrom: str | None) -> None:
         click.echo(domid)
 
 
-@simctl.command()
+@simctl.command(short_help="Let the guest shut down.")
 @click.argument("domain")
 @click.argument("reason", default="poweroff")
 def shutdown(domain: str, reason: str) -> None:
@@ -86,7 +86,7 @@ def unpause(domain: str) -> None:
         host.unpause_domain(_domid(host, domain))
 
 
-@simctl.command()
+@simctl.command(short_help="Take back a domain's shutdown.")
 @click.argument("domain")
 def resume(domain: str) -> None:
     """Take back a domain's shutdown, as after a suspend that stayed here."""
@@ -94,7 +94,7 @@ def resume(domain: str) -> None:
         host.resume_domain(_domid(host, domain))
 
 
-@simctl.command()
+@simctl.command(short_help="Let the next such call of any program fail.")
 @click.argument("call")
 @click.argument("error", metavar="ERRNO")
 def fail(call: str, error: str) -> None:
@@ -136,8 +136,10 @@ def _domid(host: RemoteHost, text: str) -> int:
     if text.isascii() and text.isdigit():
         return int(text)
     found = [info.domid for info in host.domains() if _name(host, info.domid) == text]
-    if len(found) != 1:
-        raise LookupError(f"{len(found) or 'no'} domains are called {text!r}")
+    if not found:
+        raise LookupError(f"no domain is called {text!r}")
+    if len(found) > 1:
+        raise LookupError(f"{len(found)} domains are called {text!r}: give a domid")
     return found[0]
 
 

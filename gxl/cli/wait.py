@@ -21,7 +21,7 @@ _ENDS: dict[str, tuple[type[DomainShutdown | DomainDeath], ...]] = {
 }
 
 
-@click.command()
+@click.command(short_help="Wait until a domain has shut down, or is gone.")
 @click.argument("domain")
 @click.option(
     "--for",

@@ -35,10 +35,11 @@ from gxl.simhost import SimHost
 
 @implementer(IEngine)
 class EmbeddedEngine:
-    """One ctx on `host`, which is a SimHost; None: `default_host`. All methods are IEngine's.
+    """libxl's events in Python, over a simulated host: for tests and demonstrations, without Xen.
 
-    Several engines can share a host, as several libxl contexts share a Xen host. Where there is no default host either,
-    the engine makes one of its own, and closes it at the end.
+    One ctx on `host`, which is a SimHost; None: `default_host`. All methods are IEngine's. Several engines can share a
+    host, as several libxl contexts share a Xen host. Where there is no default host either, the engine makes one of
+    its own, and closes it at the end.
     """
 
     default_host: ClassVar[SimHost | None] = None
