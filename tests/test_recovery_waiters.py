@@ -85,7 +85,7 @@ def test_a_loss_amid_a_storm_ends_nobodys_wait(world: World, monkeypatch: pytest
     waiting = [gevent.spawn(ctx.event_wait, domid=domid) for domid in domids]
     gevent.sleep(0)
     # What one call of the engine finds is delivered over several turns of the loop. Amid these xenstored goes.
-    waiting[0].rawlink(lambda _: world.host.drop_connections())
+    waiting[0].link(lambda _: world.host.drop_connections())
     with world.host.quiet():
         for domid in domids:
             world.host.shutdown_domain(domid, 3)
