@@ -9,17 +9,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
+from gxl.events import Event
 from gxl.metrics import Counters
-from gxl.reign import Arrival
+
+Arrival = Event | Callable[[], object]
 
 # So long a turn of the loop may take, in seconds, and so many arrivals are delivered between two looks at the clock.
 _SLICE = 0.002
 _BETWEEN_LOOKS = 8
 
 
+# So many events are taken off an engine at once. Few: what waits is looked at by each garbage collection.
+_BATCH = 64
+
+Collect = Callable[[deque[Any], int], bool]
+
+
 class Arrivals:
-    """The arrivals of one pump. `deliver` takes each, once; `before` was called before, and after it had arrived."""
+    """The arrivals of one pump. `deliver` takes each, once; `before` was called before, and after it had arrived.
+
+    Some engines push their events, into add(). Others are in `sources`: they keep theirs until they are asked. Calls
+    that have to be made are events' inferiors: what an engine has found by then is delivered before, since the call may
+    be the news that it has ended.
+    """
 
     def __init__(
         self,
@@ -32,39 +46,58 @@ class Arrivals:
         self._before = before
         self._deliver = deliver
         self._counters = counters
+        self.sources: list[Collect] = []
+        # Whether they may have something.
+        self._unasked = False
         self._incoming: deque[Arrival] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
         self._oldest = 0.0
-        # How many of them had arrived at the latest `before`.
+        # How many of those that are incoming had arrived at the latest `before`.
         self._prepared = 0
         self._scheduled = False
         self._inside = False
 
+    def __bool__(self) -> bool:
+        return bool(self._incoming or self._calls or self._unasked)
+
     def add(self, arrival: Arrival) -> None:
         """Note something that was found inside the engine, to be dealt with outside it. Never switches or raises."""
-        if not self._incoming:
+        if not self:
             self._oldest = perf_counter()
-        self._incoming.append(arrival)
+        if self.sources and not isinstance(arrival, Event):
+            self._calls.append(arrival)
+        else:
+            self._incoming.append(arrival)
         if not self._inside:
             self._schedule()
 
-    def __bool__(self) -> bool:
-        return bool(self._incoming)
+    def notice(self) -> None:
+        """The sources may have something now. Never switches or raises."""
+        if not self:
+            self._oldest = perf_counter()
+        self._unasked = True
+        if not self._inside:
+            self._schedule()
 
-    def collect(self, call: Callable[..., object], *args: object) -> None:
-        """Make a call of the engine's, from the loop: deliver_soon() comes next, unless it raises."""
+    def during(self, call: Callable[..., object], *args: object) -> None:
+        """Make a call of an engine's, from the loop: deliver_soon() comes next, unless it raises."""
         self._inside = True
         try:
             call(*args)
-        except BaseException:  # Ctrl-C: what has been reported by then must not wait for the next turn
+        except BaseException:  # Ctrl-C: what has been found by then must not wait for the next turn
             self._schedule()
             raise
         finally:
             self._inside = False
+            if self.sources:
+                if not self:
+                    self._oldest = perf_counter()
+                self._unasked = True
 
     def deliver_soon(self) -> None:
         """From the loop: a slice now, and the rest in its next turns."""
         self.deliver(_SLICE)
-        if self._incoming:
+        if self:
             self._schedule()
 
     def deliver_slice(self) -> None:
@@ -73,27 +106,48 @@ class Arrivals:
 
     def deliver(self, seconds: float | None = None) -> None:
         """Deliver, for so long at most; None: all of it. Never from inside an engine call."""
-        incoming = self._incoming
-        if not incoming:
+        if not self:
             return
         began = perf_counter()
         self._counters.lagged(began - self._oldest)
+        incoming, calls = self._incoming, self._calls
         count = 0
         try:
-            while incoming:
-                if not self._prepared:
-                    arrived = len(incoming)
-                    self._before()
-                    self._prepared = min(arrived, len(incoming))
+            while True:
+                if incoming:
+                    if not self._prepared:
+                        arrived = len(incoming)
+                        self._before()
+                        self._prepared = min(arrived, len(incoming))
+                        continue
+                    self._prepared -= 1
+                    self._deliver(incoming.popleft())
+                elif self._unasked:
+                    self._ask()
                     continue
-                self._prepared -= 1
-                self._deliver(incoming.popleft())
+                elif calls:
+                    self._deliver(calls.popleft())
+                else:
+                    return
                 count += 1
                 if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
                     return
         except BaseException:
             self._schedule()
             raise
+
+    def gather(self, source: Collect) -> None:
+        """Take all that this source has, which will be asked no more."""
+        while source(self._incoming, _BATCH):
+            pass
+        if self._incoming:
+            self._schedule()
+
+    def _ask(self) -> None:
+        self._unasked = False
+        for source in self.sources:
+            if source(self._incoming, _BATCH):
+                self._unasked = True
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from zope.interface import implementer
 
-from gxl.events import Event, ShutdownReason
+from gxl.events import DomainShutdown, Event, ShutdownReason
 from gxl.floods import Allowance
-from gxl.interfaces import IEngine, IEvgen
+from gxl.interfaces import DomainInfo, IEngine, IEvgen
 
 if TYPE_CHECKING:
     from gxl.feeds import Feeds
@@ -144,3 +144,8 @@ class DiskFeed:
     def disabling(self, engine: IEngine) -> Callable[[], object]:
         """What disables it at `engine`."""
         return partial(engine.evdisable_disk_eject, self.handle)
+
+
+def shutdown_of(info: DomainInfo) -> DomainShutdown:
+    """The event that tells of a shutdown which holds already."""
+    return DomainShutdown(info.domid, ShutdownReason.POWEROFF if info.shutdown_reason is None else info.shutdown_reason)

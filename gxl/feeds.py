@@ -27,8 +27,8 @@ from uuid import UUID
 from gxl import floods
 from gxl.arguments import devid
 from gxl.errors import Disaster, DomainNotFound, LibxlError
-from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost, EventType, Resynced, ShutdownReason
-from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink
+from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost, EventType, Resynced
+from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink, shutdown_of
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
 from gxl.names import Names
@@ -110,7 +110,7 @@ class Feeds:
         feed.members[evgen] = None
         if info.shutdown:
             if present:
-                self._report_shutdown(evgen, feed, info.shutdown_reason)
+                self._report_shutdown(evgen, feed, shutdown_of(info))
             else:
                 evgen._held_over = (info.cpu_time_ns, info.shutdown_reason)
 
@@ -188,7 +188,8 @@ class Feeds:
         It must have arrived before the latest arrived() was called.
         """
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
-            uuid, name = self.known(event.domid) if self._engine is not None else (None, None)
+            answers = self._engine is not None and self._engine.dead is None
+            uuid, name = self.known(event.domid) if answers else (None, None)
             sink(self.stamp(event, uuid, event.for_user, name))
             return
         feed = self._by_token.get(event.for_user)
@@ -196,7 +197,7 @@ class Feeds:
             self._caught_up()
         if isinstance(feed, DomainFeed):
             if isinstance(event, DomainShutdown):
-                self._shutdown(feed, event.shutdown_reason)
+                self._shutdown(feed, event)
             else:
                 self._end(feed)
         elif isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
@@ -284,7 +285,7 @@ class Feeds:
             if not info.shutdown:
                 evgen._held_over = None
             elif evgen._held_over != (info.cpu_time_ns, info.shutdown_reason):
-                self._report_shutdown(evgen, feed, info.shutdown_reason)
+                self._report_shutdown(evgen, feed, shutdown_of(info))
 
     def sever(self) -> None:
         """The engine is gone, and its handles with it: forget all feeds without touching them."""
@@ -296,7 +297,7 @@ class Feeds:
         self._disks.clear()
         self.pending.clear()
 
-    def _shutdown(self, feed: DomainFeed, reason: ShutdownReason | int) -> None:
+    def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
         info = None
         if not self._caught_up() or any(evgen._held_over is not None for evgen in feed.members):
             try:
@@ -316,10 +317,10 @@ class Feeds:
                     evgen._held_over = None
                     held_over.append(evgen)
                     continue
-                if evgen._held_over == (info.cpu_time_ns, reason):
+                if evgen._held_over == (info.cpu_time_ns, event.shutdown_reason):
                     held_over.append(evgen)
                     continue
-            self._report_shutdown(evgen, feed, reason)
+            self._report_shutdown(evgen, feed, event)
         if held_over:
             self._renew(feed, held_over)
 
@@ -385,12 +386,11 @@ class Feeds:
             evgen.flooded = True
             evgen.sink(self.stamp(EventsLost(feed.domid, 1), feed.uuid, evgen.user, feed.name))
 
-    def _report_shutdown(self, evgen: DomainDeathEvgen, feed: DomainFeed, reason: ShutdownReason | int | None) -> None:
+    def _report_shutdown(self, evgen: DomainDeathEvgen, feed: DomainFeed, event: DomainShutdown) -> None:
         if evgen._shutdown_reported or evgen._death_reported or evgen._feed is not feed:
             return
         evgen._shutdown_reported = True
         evgen._held_over = None
-        event = DomainShutdown(evgen.domid, ShutdownReason.POWEROFF if reason is None else reason)
         evgen.sink(self.stamp(event, feed.uuid, evgen.user, feed.name))
 
     def _report_death(self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None) -> None:

@@ -7,6 +7,7 @@ contexts; libxl's own child must keep what it has, above all the fds that it was
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,23 @@ def library_fork() -> Iterator[None]:
         yield
     finally:
         _forks.of_the_library -= 1
+
+
+def process() -> int:
+    """The pid of this process, as os.getpid, but without the system call: it is asked for each event.
+
+    A child that C has forked, past os.fork, is taken for its parent.
+    """
+    return _pid
+
+
+def _forked() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+_pid = os.getpid()
+os.register_at_fork(after_in_child=_forked)
 
 
 def in_library_fork() -> bool:

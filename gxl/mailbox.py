@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from gxl.errors import WaitTimeout
@@ -24,33 +24,23 @@ from gxl.interfaces import IWaiter, Predicate
 from gxl.metrics import Counters
 from gxl.waiting import awaitable
 
-_Key = tuple[int | None, int | None]
+# What a waiter waits for: domid and user value, None meaning any, and typemask.
+_Key = tuple[int | None, int | None, int]
 
 
 class _Parked:
     """One waiter, and what it was given."""
 
-    __slots__ = ("serial", "key", "typemask", "predicate", "waiter", "parked", "event", "error")
+    __slots__ = ("serial", "key", "predicate", "waiter", "parked", "event", "error")
 
-    def __init__(self, serial: int, key: _Key, typemask: int, predicate: Predicate | None, waiter: IWaiter) -> None:
+    def __init__(self, serial: int, key: _Key, predicate: Predicate | None, waiter: IWaiter) -> None:
         self.serial = serial
         self.key = key
-        self.typemask = typemask
         self.predicate = predicate
         self.waiter = waiter
         self.parked = True
         self.event: Event | None = None
         self.error: BaseException | None = None
-
-
-class _Bucket:
-    """The waiters with one key and one typemask, oldest first: those without a predicate, and those with one."""
-
-    __slots__ = ("plain", "picky")
-
-    def __init__(self) -> None:
-        self.plain: dict[int, _Parked] = {}
-        self.picky: dict[int, _Parked] = {}
 
 
 class Mailbox:
@@ -68,7 +58,11 @@ class Mailbox:
         self._counters = counters
         self._log = log
         self._queue = EventQueue()
-        self._buckets: dict[_Key, dict[int, _Bucket]] = {}
+        # Those without a predicate, and those with one, by their serials: oldest first.
+        self._plain: dict[_Key, dict[int, _Parked]] = {}
+        self._picky: dict[_Key, dict[int, _Parked]] = {}
+        # How many wait with each typemask. There are few different ones.
+        self._masks: dict[int, int] = {}
         self._serials = itertools.count(1)
         self._closed: Callable[[], BaseException] | None = None
 
@@ -106,7 +100,7 @@ class Mailbox:
             return event
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
-        me = _Parked(next(self._serials), (domid, user), typemask, predicate, self._make_waiter())
+        me = _Parked(next(self._serials), (domid, user, typemask), predicate, self._make_waiter())
         self._enter(me)
         try:
             me.waiter.wait(timeout)
@@ -120,7 +114,7 @@ class Mailbox:
         event = self._take_or_raise(EVENTMASK_ALL, None, None, None)
         if event is not None:
             return event
-        me = _Parked(next(self._serials), (None, None), EVENTMASK_ALL, None, self._make_waiter())
+        me = _Parked(next(self._serials), (None, None, EVENTMASK_ALL), None, self._make_waiter())
         self._enter(me)
         try:
             await awaitable(me.waiter).awaited(None)
@@ -154,10 +148,9 @@ class Mailbox:
             self._closed = error
         waiting = [
             parked
-            for masks in self._buckets.values()
-            for mask, bucket in masks.items()
+            for groups in (self._plain, self._picky)
+            for (_, _, mask), group in groups.items()
             if mask & typemask
-            for group in (bucket.plain, bucket.picky)
             for parked in group.values()
         ]
         for parked in sorted(waiting, key=_serial):
@@ -181,14 +174,18 @@ class Mailbox:
                 self._log(logging.WARNING, warning, depth)
 
     def _first_taker(self, event: Event) -> _Parked | None:
-        matching = list(self._matching(event))
-        if not matching:
+        masks = self._masks
+        if not masks:
             return None
-        rival = self._oldest_plain(matching)
+        keys = _keys(event, masks)
+        rival = self._oldest_plain(keys)
+        if not self._picky:
+            return rival
         picky = [
             parked
-            for bucket in matching
-            for parked in bucket.picky.values()
+            for key in keys
+            if key in self._picky
+            for parked in self._picky[key].values()
             if rival is None or parked.serial < rival.serial
         ]
         if not picky:
@@ -207,43 +204,39 @@ class Mailbox:
                 # A predicate may have closed the context, or ended its own wait.
                 if wanted and parked.parked:
                     return parked
-        return self._oldest_plain(matching)
+        return self._oldest_plain(keys)
 
-    def _matching(self, event: Event) -> Iterator[_Bucket]:
-        bit = 1 << event.type
-        domid, user = event.domid, event.for_user
-        for key in ((None, None), (domid, None), (None, user), (domid, user)):
-            masks = self._buckets.get(key)
-            if masks is not None:
-                for mask, bucket in masks.items():
-                    if mask & bit:
-                        yield bucket
-
-    @staticmethod
-    def _oldest_plain(buckets: list[_Bucket]) -> _Parked | None:
-        oldest = None
-        for bucket in buckets:
-            for parked in bucket.plain.values():
-                if oldest is None or parked.serial < oldest.serial:
-                    oldest = parked
-                break
+    def _oldest_plain(self, keys: list[_Key]) -> _Parked | None:
+        plain, oldest = self._plain, None
+        for key in keys:
+            group = plain.get(key)
+            if group is not None:
+                first = next(iter(group.values()))
+                if oldest is None or first.serial < oldest.serial:
+                    oldest = first
         return oldest
 
     def _enter(self, parked: _Parked) -> None:
-        bucket = self._buckets.setdefault(parked.key, {}).setdefault(parked.typemask, _Bucket())
-        (bucket.plain if parked.predicate is None else bucket.picky)[parked.serial] = parked
+        groups, key = self._plain if parked.predicate is None else self._picky, parked.key
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = {}
+        group[parked.serial] = parked
+        self._masks[key[2]] = self._masks.get(key[2], 0) + 1
 
     def _leave(self, parked: _Parked) -> None:
         if not parked.parked:
             return
         parked.parked = False
-        masks = self._buckets[parked.key]
-        bucket = masks[parked.typemask]
-        del (bucket.plain if parked.predicate is None else bucket.picky)[parked.serial]
-        if not bucket.plain and not bucket.picky:
-            del masks[parked.typemask]
-            if not masks:
-                del self._buckets[parked.key]
+        groups, key = self._plain if parked.predicate is None else self._picky, parked.key
+        group = groups[key]
+        del group[parked.serial]
+        if not group:
+            del groups[key]
+        if self._masks[key[2]] == 1:
+            del self._masks[key[2]]
+        else:
+            self._masks[key[2]] -= 1
 
     def _refuse(self, parked: _Parked, error: BaseException) -> None:
         self._leave(parked)
@@ -255,6 +248,16 @@ class Mailbox:
         event, parked.event = parked.event, None
         if event is not None:
             self.put(event)
+
+
+def _keys(event: Event, masks: Iterable[int]) -> list[_Key]:
+    """The keys of all who may want `event`, of these typemasks."""
+    bit, domid, user = 1 << event.type, event.domid, event.for_user
+    found: list[_Key] = []
+    for mask in masks:
+        if mask & bit:
+            found += ((domid, None, mask), (None, None, mask), (None, user, mask), (domid, user, mask))
+    return found
 
 
 def _serial(parked: _Parked) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from zope.interface import implementer
 
-from gxl.arrivals import Arrivals
+from gxl.arrivals import Arrival, Arrivals
 from gxl.building import Build
 from gxl.callbacks import Callbacks
 from gxl.errors import ContextClosed, Disaster, GxlError, LibxlError, Outage
@@ -48,7 +48,7 @@ from gxl.mailbox import Mailbox
 from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.recovery import Recovery
-from gxl.reign import Arrival, Reign, Source
+from gxl.reign import Reign, Source
 from gxl.shield import Shield
 from gxl.sidechannel import SideChannel, connected
 
@@ -145,7 +145,7 @@ class Pump:
     def enthrone(self, engine: IEngine) -> Reign:
         """Take an engine over."""
         on_disaster, on_hangup = self._disaster, self._hung_up
-        return Reign(engine, self.binding, self.hooks, self._arrivals.add, on_disaster, on_hangup, self.aside)
+        return Reign(engine, self.binding, self.hooks, self._arrivals, on_disaster, on_hangup, self.aside)
 
     def listen(self, connection: IStoreConnection) -> SideChannel:
         """Make a side channel of a connection."""
@@ -214,7 +214,7 @@ class Pump:
         try:
             if self.freed:
                 return
-            self._arrivals.collect(call, *args)
+            self._arrivals.during(call, *args)
         except Exception as error:
             self.binding.report(error)
         except BaseException:  # Ctrl-C

@@ -15,11 +15,10 @@ from typing import Protocol
 
 from zope.interface import implementer
 
+from gxl.arrivals import Arrival, Arrivals, Collect
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
-from gxl.interfaces import IChildProcHooks, IEngine, IEventHooks, IHubBinding, IOSEventHooks
-
-Arrival = Event | Callable[[], object]
+from gxl.interfaces import IChildProcHooks, ICollectedEngine, IEngine, IEventHooks, IHubBinding, IOSEventHooks
 
 
 class Source(Protocol):
@@ -143,11 +142,15 @@ class _Nursery:
 
 @implementer(IEventHooks)
 class _Collector:
-    """What the engine calls: it appends, and sees to it that somebody drains."""
+    """What the engine calls: it appends, and sees to it that somebody drains.
 
-    event_occurs_mask = EVENTMASK_ALL
+    With `pushed` its events come this way; otherwise they stay in the engine until they are collected.
+    """
 
-    def __init__(self, arrived: Callable[[Arrival], None], disaster: Callable[[Disaster], object]) -> None:
+    def __init__(
+        self, arrived: Callable[[Arrival], None], disaster: Callable[[Disaster], object], pushed: bool
+    ) -> None:
+        self.event_occurs_mask = EVENTMASK_ALL if pushed else 0
         self.event_occurs: Callable[[Event], None] = arrived
         self._arrived = arrived
         self._disaster = disaster
@@ -161,7 +164,7 @@ _abandoned: list[Reign] = []
 
 
 class Reign:
-    """Takes `engine` over, at `binding`. `arrived` takes what it reports; `on_disaster(self, disaster)` comes that way.
+    """Takes `engine` over, at `binding`. `arrivals` gets what it reports; `on_disaster(self, disaster)` comes that way.
 
     `hooks` are the loop's, or what there is instead; `later` runs what may block; `on_hangup(self)` is called if the
     engine's connection to xenstored ends without its noticing. Raises what the engine raises, and has freed it then,
@@ -173,7 +176,7 @@ class Reign:
         engine: IEngine,
         binding: IHubBinding,
         hooks: IOSEventHooks,
-        arrived: Callable[[Arrival], None],
+        arrivals: Arrivals,
         on_disaster: Callable[[Reign, Disaster], object],
         on_hangup: Callable[[Reign], object],
         later: Callable[[Callable[[], object]], object],
@@ -189,12 +192,21 @@ class Reign:
         self.pending = ""
         self._hooks = None if binding.osevent is None else _Hooks(self, hooks)
         self._hangup: _Hangup | None = None
+        self._arrivals = arrivals
+        self._collect: Collect | None = None
         try:
             if self._hooks is not None:
                 self.engine.osevent_register_hooks(self._hooks)
             if binding.childproc is not None:
                 self.engine.childproc_setmode(_Nursery(self, binding.childproc))
-            self.engine.event_register_callbacks(_Collector(arrived, partial(on_disaster, self)))
+            collected = ICollectedEngine(self.engine, None)
+            self.engine.event_register_callbacks(
+                _Collector(arrivals.add, partial(on_disaster, self), pushed=collected is None)
+            )
+            if collected is not None:
+                collected.event_notify(arrivals.notice)
+                self._collect = collected.event_collect
+                arrivals.sources.append(self._collect)
             if self.engine.hangup_fd is not None:
                 self._hangup = _Hangup(self.engine.hangup_fd, hooks, partial(on_hangup, self))
         except BaseException:
@@ -225,6 +237,8 @@ class Reign:
         """Free the engine. False while it has operations or children: `pending` says more."""
         if not self.freed:
             self._forget_hangup()
+            if self._collect is not None:
+                self._arrivals.gather(self._collect)
             try:
                 self.engine.ctx_free()
             except MisuseError as error:
@@ -232,12 +246,14 @@ class Reign:
                 return False
             self.freed = True
             self._forget_fds()
+            self._ask_no_more()
         return True
 
     def abandon(self) -> None:
         """Leave the engine as it is, and touch it no more: what it holds stays held until the process ends."""
         self.abandoned = True
         self._forget_fds()
+        self._ask_no_more()
         _abandoned.append(self)
 
     def child_reaped(self, pid: int, status: int) -> bool:
@@ -248,6 +264,11 @@ class Reign:
         if self.served:
             self.engine.childproc_reaped(pid, status)
         return True
+
+    def _ask_no_more(self) -> None:
+        if self._collect is not None:
+            self._arrivals.sources.remove(self._collect)
+            self._collect = None
 
     def _forget_hangup(self) -> None:
         if self._hangup is not None:

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from zope.interface import implementer
 
 from gxl.errors import MisuseError
-from gxl.forking import in_library_fork
+from gxl.forking import in_library_fork, process
 from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
 from gxl.hubhooks.epollset import EpollSet, Interest, native_epoll
 from gxl.interfaces import (
@@ -255,7 +255,7 @@ class AsyncioBinding:
         return self._guard
 
     def check_caller(self) -> None:
-        if os.getpid() != self.pid:
+        if process() != self.pid:
             raise MisuseError(f"this belongs to process {self.pid}; a forked child must open its own")
         if threading.get_ident() != self._thread:
             raise MisuseError(

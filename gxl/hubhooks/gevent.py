@@ -32,7 +32,7 @@ from greenlet import getcurrent, greenlet
 from zope.interface import implementer
 
 from gxl.errors import MisuseError
-from gxl.forking import in_library_fork
+from gxl.forking import in_library_fork, process
 from gxl.hubhooks.children import Cancel, Children
 from gxl.hubhooks.epollset import EpollSet, Interest
 from gxl.interfaces import (
@@ -302,7 +302,7 @@ class GeventBinding:
         return self._guard
 
     def check_caller(self) -> None:
-        if os.getpid() != self.pid:
+        if process() != self.pid:
             raise MisuseError(f"this belongs to process {self.pid}; a forked child must open its own")
         if _get_ident() != self.hub.thread_ident:
             raise MisuseError(

@@ -15,7 +15,7 @@ parameters nor annotations: keep to the positional shapes given here.
 "The header" is libxl_event.h.
 """
 
-from gxl.interfaces.engine import IEngine, IEvgen, IStoreConnection, ISuccession
+from gxl.interfaces.engine import ICollectedEngine, IEngine, IEvgen, IStoreConnection, ISuccession
 from gxl.interfaces.hooks import IChildProcHooks, IEventHooks, IOSEventHooks
 from gxl.interfaces.hub import (
     IAwaitableWaiter,
@@ -34,6 +34,7 @@ __all__ = [
     "DomainInfo",
     "IAwaitableWaiter",
     "IChildProcHooks",
+    "ICollectedEngine",
     "ICoroutineBinding",
     "IEngine",
     "IEventHooks",

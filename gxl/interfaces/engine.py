@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -274,4 +275,24 @@ class IEngine(Interface):
 
         Not a part of libxl: libxl can't tell that its own connection died, that a domain appeared, or what a domain
         is called without blocking.
+        """
+
+
+class ICollectedEngine(IEngine):
+    """An engine that a Context collects events from, instead of being called for each of them inside a call.
+
+    So ten thousand events that one call of the engine's found can be taken a few at a time, and the loop runs between.
+    """
+
+    def event_notify(notice: Callable[[], object]) -> None:
+        """Call `notice` at the end of each call, whoever made it, that started or aborted an operation.
+
+        Events may be waiting then. Of the calls that a loop makes, osevent_occurred_* and the like, that is known.
+        """
+
+    def event_collect(into: deque[Any], limit: int) -> bool:
+        """Move up to `limit` of the oldest events from the engine's queue to the end of `into`. False: no more there.
+
+        What raises here, even Ctrl-C, loses no event: it is in `into`, or will be at the next call. One that can't be
+        copied is a disaster of its type. Events of evgens need not have their domuuid.
         """

@@ -119,7 +119,9 @@ def check_nothing_parked(ctx: gxl.Context) -> None:
 def check_nobody_waits(ctx: gxl.Context) -> None:
     """No trace of a waiter is left in a context at which nobody waits, whatever its hub."""
     pump = ctx._pump
-    assert not pump.mailbox._buckets
+    assert not pump.mailbox._plain
+    assert not pump.mailbox._picky
+    assert not pump.mailbox._masks
     assert not pump.enders
     assert not pump.operations
     assert not pump.builds

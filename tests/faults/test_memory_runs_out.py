@@ -89,7 +89,7 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silen
     waiting = gevent.spawn(ctx.event_wait, domid=domids[0])
     gevent.sleep(0)
 
-    def broken(*arguments: Any) -> Any:
+    def broken(*arguments: Any, **named: Any) -> Any:
         monkeypatch.undo()
         raise MemoryError
 

@@ -46,6 +46,8 @@ class Ctx:
         self.no_switch: Callable[[], AbstractContextManager[object]] = nullcontext
         self.refusal: Callable[[], GxlError] | None = None
         self.dead: Disaster | None = None
+        self.notice: Callable[[], object] = _nothing
+        """Called when an operation was started or aborted: see ICollectedEngine.event_notify."""
         self.hangup_fd: int | None = None
         self._connection: tuple[int, int] | None = None
         self._let_go = False
@@ -263,6 +265,10 @@ class Ctx:
         if getattr(self, "pointer", None) is not None and os.getpid() == self.pid:
             # Freeing here would be at an unforeseeable moment, perhaps inside a hook, perhaps with a child pending.
             warnings.warn(f"an engine was dropped without ctx_free: {self.library.version}", ResourceWarning, 1)
+
+
+def _nothing() -> None:
+    pass
 
 
 _open: weakref.WeakSet[Ctx] = weakref.WeakSet()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from zope.interface import implementer
 
@@ -12,13 +14,14 @@ from gxl.arguments import check_config, check_domid, check_fd, check_image, chec
 from gxl.engines.libxl import building, info, polling, store
 from gxl.engines.libxl.calls import Call
 from gxl.engines.libxl.ctx import Ctx
+from gxl.engines.libxl.events import Lost
 from gxl.engines.libxl.evgens import DiskEjectEvgen, DomainDeathEvgen
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
-from gxl.interfaces import AsyncHow, DomainInfo, IEngine, IStoreConnection, ISuccession, NewDomain, Predicate
+from gxl.interfaces import AsyncHow, DomainInfo, ICollectedEngine, IStoreConnection, ISuccession, NewDomain, Predicate
 
 
-@implementer(IEngine)
+@implementer(ICollectedEngine)
 class LibxlEngine:
     """An IEngine that is the real libxl, with a new libxl_ctx of its own.
 
@@ -104,6 +107,27 @@ class LibxlEngine:
             return polling.wait(self._ctx, call, typemask, predicate)
         finally:
             self._ctx.leave(call)
+
+    def event_notify(self, notice: Callable[[], object]) -> None:
+        call = self._enter("event_notify")
+        try:
+            self._ctx.notice = notice
+        finally:
+            self._ctx.leave(call)
+
+    def event_collect(self, into: deque[Any], limit: int) -> bool:
+        # Without enter and leave, which would cost as much as libxl: nothing of anybody's runs inside event_check.
+        if self._claimed or self._ctx.refusal is not None:
+            self._ctx.leave(self._enter("event_collect", even_dead=True))
+        try:
+            return self._ctx.events.collect(into, limit)
+        except Lost as lost:
+            call = self._enter("event_collect", even_dead=True)
+            try:
+                self._ctx.disaster(call, lost.type, str(lost), 0, fatal=False, cause=lost.__cause__)
+            finally:
+                self._ctx.leave(call)
+            return True
 
     def event_register_callbacks(self, hooks: object | None) -> None:
         call = self._enter("event_register_callbacks", nested=False)
@@ -306,6 +330,7 @@ class LibxlEngine:
                 self._ctx.children.check_start(function, synchronous=how is None)
             yield self._ctx
         finally:
+            self._ctx.notice()
             self._ctx.leave(call)
 
     def ao_abort(self, how: AsyncHow) -> None:
@@ -314,6 +339,7 @@ class LibxlEngine:
         try:
             self._ctx.operations.abort(how)
         finally:
+            self._ctx.notice()
             self._ctx.leave(call)
 
     # Beyond the header

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from gxl.engines.libxl.calls import EVENT_OCCURS, PREDICATE, Call, callback
 from gxl.engines.libxl.loading import CData, ffi
 from gxl.errors import NotReady, from_rc
 from gxl.events import (
+    EVENTMASK_ALL,
     Disk,
     DiskBackend,
     DiskEject,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
 _SHUTDOWN, _DEATH, _EJECT, _OPERATION_COMPLETE, _CONSOLE = 1, 2, 3, 4, 5
+_NULL = ffi.NULL
 _NIL = bytes(16)
 _BACKENDS: dict[int, DiskBackend] = {int(backend): backend for backend in DiskBackend}
 _FORMATS: dict[int, DiskFormat] = {int(disk_format): disk_format for disk_format in DiskFormat}
@@ -39,13 +43,21 @@ _ABOUT_A_CHILD = ("waitpid() gave ECHILD", " reported by libxl_childproc_hooks")
 
 def text(pointer: CData) -> str | None:
     """A C string, None for NULL. Most of it comes from xenstore, where guests write any bytes they like."""
-    return None if pointer == ffi.NULL else ffi.string(pointer).decode("utf-8", "backslashreplace")
+    return None if pointer == _NULL else ffi.string(pointer).decode("utf-8", "backslashreplace")
 
 
 def uuid(field: CData) -> UUID | None:
     """A libxl_uuid, None for the nil one: libxl leaves events' domuuid empty."""
     content = bytes(ffi.buffer(field))
     return None if content == _NIL else UUID(bytes=content)
+
+
+class Lost(Exception):
+    """A C event could not be copied, such as for a MemoryError. libxl has no second one: whoever waits must know."""
+
+    def __init__(self, event: CData, error: BaseException) -> None:
+        super().__init__(f"an event of domain {event.domid} was lost: {error!r}")
+        self.type: int = event.type
 
 
 class Events:
@@ -56,6 +68,8 @@ class Events:
         self._vdevs: dict[tuple[int, int], str] = {}
         self.event_occurs: Callable[[Event], object] | None = None
         self.disaster_hook: Callable[[int, str, int], object] | None = None
+        # The event that collect() was given by libxl, until somebody else has a copy: NULL at other times.
+        self._collected = ffi.new("libxl_event **")
         self._hooks = ffi.new("libxl_event_hooks *")
         self._hooks.event_occurs = _event_occurs
         self._hooks.disaster = _disaster
@@ -98,6 +112,32 @@ class Events:
         self._free(out[0])
         return found
 
+    def collect(self, into: deque[Any], limit: int) -> bool:
+        """libxl_event_check, again and again: up to `limit` events. False: there are no more. Raises Lost."""
+        pointer, check, out, null = self._ctx.pointer, self._ctx.lib.libxl_event_check, self._collected, ffi.NULL
+        for _ in range(limit):
+            event = out[0]
+            if event == null:
+                rc = check(pointer, out, EVENTMASK_ALL, null, null)
+                if rc == NotReady.code:
+                    return False
+                if rc:
+                    raise from_rc(rc, "event_check")
+                event = out[0]
+            try:
+                found = self.read(event, of_evgens=True)
+            except Exception as error:
+                lost = Lost(event, error)
+                out[0] = null
+                self._free(event)
+                raise lost from error
+            # Python handles signals when it calls something or jumps back: so Ctrl-C strikes not between these, and the
+            # event is in one place.
+            into += (found,)
+            out[0] = null
+            self._free(event)
+        return True
+
     def queued(self, call: Call, typemask: int) -> list[Event]:
         """What is in libxl's queue, left there."""
         seen: list[Event] = []
@@ -114,10 +154,10 @@ class Events:
         if not any(event.domid == domid and event.for_user == user for event in queued):
             self._vdevs.pop((domid, user), None)
 
-    def read(self, event: CData) -> Event:
-        """A copy of a C event, which stays the caller's."""
+    def read(self, event: CData, of_evgens: bool = False) -> Event:
+        """A copy of a C event, which stays the caller's. `of_evgens`: whoever asks knows the UUIDs of those domains."""
         kind, domid, for_user = event.type, event.domid, event.for_user
-        domuuid = uuid(event.domuuid)
+        domuuid = None if of_evgens and kind <= _EJECT else uuid(event.domuuid)
         if kind == _DEATH:
             return DomainDeath(domid, domuuid=domuuid, for_user=for_user)
         if kind == _SHUTDOWN:
@@ -192,17 +232,45 @@ class Events:
 
 
 def _disk(disk: CData) -> Disk:
+    return _known_disk(
+        disk.backend_domid,
+        text(disk.backend_domname),
+        text(disk.pdev_path),
+        text(disk.vdev),
+        disk.backend,
+        disk.format,
+        text(disk.script),
+        disk.removable,
+        disk.readwrite,
+        disk.is_cdrom,
+    )
+
+
+# A drive is ejected again and again, and to make a Disk costs as much as to read it from C.
+@lru_cache(maxsize=128)
+def _known_disk(
+    backend_domid: int,
+    backend_domname: str | None,
+    pdev_path: str | None,
+    vdev: str | None,
+    backend: int,
+    disk_format: int,
+    script: str | None,
+    removable: int,
+    readwrite: int,
+    is_cdrom: int,
+) -> Disk:
     return Disk(
-        backend_domid=disk.backend_domid,
-        backend_domname=text(disk.backend_domname),
-        pdev_path=text(disk.pdev_path),
-        vdev=text(disk.vdev),
-        backend=_BACKENDS.get(disk.backend, disk.backend),
-        format=_FORMATS.get(disk.format, disk.format),
-        script=text(disk.script),
-        removable=disk.removable,
-        readwrite=disk.readwrite,
-        is_cdrom=disk.is_cdrom,
+        backend_domid=backend_domid,
+        backend_domname=backend_domname,
+        pdev_path=pdev_path,
+        vdev=vdev,
+        backend=_BACKENDS.get(backend, backend),
+        format=_FORMATS.get(disk_format, disk_format),
+        script=script,
+        removable=removable,
+        readwrite=readwrite,
+        is_cdrom=is_cdrom,
     )
 
 

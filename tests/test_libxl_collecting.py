@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Taking events off libxl in batches, as a Context does: in order, each once, whatever strikes meanwhile."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections import deque
+from contextlib import nullcontext
+from types import FrameType
+from typing import Any
+
+import pytest
+from libxl_pump import Hooks, pump, queued
+from zope.interface.verify import verifyClass
+
+from gxl.engines.libxl import LibxlEngine
+from gxl.engines.libxl.events import Events
+from gxl.errors import Disaster, MisuseError
+from gxl.events import DomainDeath, Event, EventType, OperationComplete
+from gxl.interfaces import AsyncHow, ICollectedEngine
+from gxl.simhost.remote import RemoteHost
+
+pytest_plugins = ["libxl_fixtures"]
+
+
+def test_the_engine_provides_the_contract() -> None:
+    assert verifyClass(ICollectedEngine, LibxlEngine)
+
+
+def test_a_batch_has_the_oldest_events_and_no_more_than_was_asked_for(
+    engine: LibxlEngine, three_deaths: list[int]
+) -> None:
+    events: deque[Event] = deque()
+    assert engine.event_collect(events, 2)
+    assert [event.domid for event in events] == three_deaths[:2]
+    assert not engine.event_collect(events, 2)
+    assert [event.domid for event in events] == three_deaths
+    assert all(isinstance(event, DomainDeath) for event in events)
+    assert engine.event_check() is None
+
+
+def test_an_operation_gives_notice_however_it_was_started(engine: LibxlEngine, host: RemoteHost) -> None:
+    domid = host.create_domain()
+    noticed: list[bool] = []
+    events: deque[Event] = deque()
+    engine.event_notify(lambda: noticed.append(engine.event_collect(events, 10)))
+    engine.domain_pause(domid, AsyncHow(for_event=7))
+    assert noticed
+    assert events == deque([OperationComplete(domid, 0, for_user=7)])
+
+
+def test_what_a_context_owns_others_can_not_collect(host: RemoteHost) -> None:
+    engine = LibxlEngine()
+    owner = engine.claim(nullcontext)
+    with pytest.raises(MisuseError, match="belongs to a Context"):
+        engine.event_collect(deque(), 1)
+    owner.ctx_free()
+    with pytest.raises(MisuseError, match="closed"):
+        owner.event_collect(deque(), 1)
+
+
+def test_an_event_that_can_not_be_copied_is_a_disaster_and_the_next_still_comes(
+    engine: LibxlEngine, host: RemoteHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, str, int]] = []
+    engine.event_register_callbacks(Hooks(0, lambda *disaster: told.append(disaster)))
+    domids = [host.create_domain() for _ in range(2)]
+    for domid in domids:
+        engine.evenable_domain_death(domid)
+    with host.quiet():
+        for domid in domids:
+            host.destroy_domain(domid)
+    while len(queued(engine)) < 2:
+        pump(engine)
+    events: deque[Event] = deque()
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(Events, "read", broken)
+    assert engine.event_collect(events, 10)
+    assert not engine.event_collect(events, 10)
+    assert [(kind, str(domids[0]) in message) for kind, message, _ in told] == [(EventType.DOMAIN_DEATH, True)]
+    assert [event.domid for event in events] == domids[1:]
+    assert engine.dead is None
+
+
+def test_without_a_disaster_hook_the_loss_is_raised(
+    engine: LibxlEngine, three_deaths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(Events, "read", broken)
+    events: deque[Event] = deque()
+    with pytest.raises(Disaster, match=f"domain {three_deaths[0]} was lost"):
+        engine.event_collect(events, 10)
+    assert not engine.event_collect(events, 10)
+    assert [event.domid for event in events] == three_deaths[1:]
+
+
+@pytest.mark.parametrize("place", range(60))
+def test_ctrl_c_loses_and_doubles_no_event_wherever_it_strikes(
+    engine: LibxlEngine, three_deaths: list[int], place: int
+) -> None:
+    passed = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal passed
+        if frame.f_code.co_filename != sys.modules[Events.__module__].__file__:
+            return None
+        # Python looks for signals where something was called or at a jump back, and so not between these two.
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "out[0] = null":
+            passed += 1
+            if passed == place + 1:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    events: deque[Event] = deque()
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        engine.event_collect(events, 10)
+        finished = True
+    except KeyboardInterrupt:
+        finished = False
+    finally:
+        sys.settrace(before)
+    assert finished == (passed <= place)
+    while engine.event_collect(events, 10):
+        pass
+    assert [event.domid for event in events] == three_deaths
