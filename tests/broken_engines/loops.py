@@ -378,6 +378,11 @@ def the_first_engine_to_go_takes_the_handler_along(engine: EmbeddedEngine, patch
     patch.setattr(children.SIGNAL, "remove", spoilt)
 
 
+@fails("sigchld.whatever_a_reaped_callback_raises_the_engines_own_children_are_reaped")
+def a_reaped_callback_that_raises_ends_the_reaping(engine: EmbeddedEngine, patch: Patch) -> None:
+    patch.setattr(children.Children, "_foreign", lambda self, *child: self.mode.reaped_callback(*child))
+
+
 @fails("sigchld.selective_reaping_leaves_the_applications_children")
 def selective_reaping_reaps_everything(engine: EmbeddedEngine, patch: Patch) -> None:
     def spoilt(self: Any) -> None:

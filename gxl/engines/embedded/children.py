@@ -155,7 +155,7 @@ class Children:
                 pid = self._fork()
                 if pid == 0:
                     _run(body)
-        except Exception as error:
+        except BaseException as error:
             if not isinstance(error, OSError):
                 self._core.keep(error)
             self.release_unless_needed()
@@ -243,11 +243,13 @@ class Children:
                 # If the engine still has children, somebody else reaped them.
                 self.check_all()
                 return
-            if pid == 0 or (not self.reaped(pid, status) and not self._foreign(pid, status)):
+            if pid == 0:
                 return
+            if not self.reaped(pid, status):
+                self._foreign(pid, status)
 
-    def _foreign(self, pid: int, status: int) -> bool:
-        """Ask the application about a child; False if its answer is a disaster."""
+    def _foreign(self, pid: int, status: int) -> None:
+        """Ask the application about a child. Whatever its answer, the next may be the engine's own."""
         known: object = False
         if self.mode.reaped_callback is not None:
             try:
@@ -256,10 +258,12 @@ class Children:
             except Exception as error:
                 message = f"reaped_callback failed for pid {pid}, status {status}: {error!r}"
                 self._core.disaster(0, message, fatal=False, cause=error)
-                return False
+                return
+            except BaseException as error:
+                self._core.keep(error)
+                return
         if not known:
             self._core.log(logging.WARNING, f"unknown child {pid} ended with status {status}")
-        return True
 
 
 def _run(body: Callable[[], int]) -> None:

@@ -21,7 +21,6 @@ from gxl.interfaces import SigchldOwner
 if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
-_FAIL = -3
 _ALWAYS = SigchldOwner.LIBXL_ALWAYS
 _REAP_ALL = {SigchldOwner.LIBXL, _ALWAYS}
 
@@ -53,12 +52,11 @@ def sigchld_owner(library: Library) -> str | None:
 
 
 class Children:
-    """A ctx's mode and children. `why_not_reaped` is what reaped_callback raised last."""
+    """A ctx's mode and children."""
 
     def __init__(self, ctx: Ctx) -> None:
         self._ctx = ctx
         self.mode = SigchldOwner.LIBXL
-        self.why_not_reaped: Exception | None = None
         self._fork: Callable[[], int] | None = None
         self._reaped: Callable[[int, int], object] | None = None
         self._pids: set[int] = set()
@@ -198,9 +196,11 @@ class Children:
             with self._ctx.no_switch():
                 return 0 if self._reaped(pid, status) else UnknownChild.code
         except Exception as error:
-            self.why_not_reaped = error
-            self._ctx.log.note(logging.ERROR, f"reaped_callback({pid}, {status}) raised {error!r}")
-            return _FAIL
+            # libxl would call it a disaster as well, and then look no further: its own child may be the next.
+            message = f"reaped_callback raised {error!r} for pid={pid}, status={status}"
+            self._ctx.log.note(logging.ERROR, message)
+            self._ctx.disaster(call, 0, message, 0, fatal=False, cause=error)
+            return UnknownChild.code
         finally:
             call.inside = None
 

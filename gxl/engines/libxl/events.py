@@ -38,7 +38,7 @@ _BACKENDS: dict[int, DiskBackend] = {int(backend): backend for backend in DiskBa
 _FORMATS: dict[int, DiskFormat] = {int(disk_format): disk_format for disk_format in DiskFormat}
 
 # What libxl reports as a disaster of all events, although only one child is affected.
-_ABOUT_A_CHILD = ("waitpid() gave ECHILD", " reported by libxl_childproc_hooks")
+_ABOUT_A_CHILD = "waitpid() gave ECHILD"
 
 
 def text(pointer: CData) -> str | None:
@@ -220,15 +220,8 @@ class Events:
 
     def disaster(self, type: int, message: str, errnoval: int) -> None:
         """libxl reports a disaster."""
-        about_a_child = message.startswith(_ABOUT_A_CHILD)
-        self._ctx.disaster(
-            self._ctx.current(),
-            type,
-            message.strip(),
-            errnoval,
-            fatal=type == 0 and not about_a_child,
-            cause=self._ctx.children.why_not_reaped if about_a_child else None,
-        )
+        fatal = type == 0 and not message.startswith(_ABOUT_A_CHILD)
+        self._ctx.disaster(self._ctx.current(), type, message.strip(), errnoval, fatal=fatal)
 
 
 def _disk(disk: CData) -> Disk:

@@ -174,6 +174,25 @@ def a_fork_that_fails_fails_the_operation_and_spares_the_domain(rig: Rig) -> Non
         assert not sigchld_is_caught()
 
 
+def whatever_a_fork_replacement_raises_the_operation_fails_and_the_next_works(rig: Rig) -> None:
+    domid = rig.domain()
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+
+        def choke(error: type[BaseException] = error) -> int:
+            raise error
+
+        set_mode(rig, SigchldOwner.MAINLOOP, choke)
+        with pytest.raises(error):
+            rig.engine.domain_destroy(domid, AsyncHow(1))
+        assert rig.queued() == [OperationComplete(domid, FAIL, for_user=1)]
+        assert rig.engine.dead is None
+    forks = Forks()
+    set_mode(rig, SigchldOwner.MAINLOOP, forks)
+    rig.engine.domain_destroy(domid, AsyncHow(2))
+    assert rig.engine.childproc_reaped(*os.waitpid(forks.pids[0], 0))
+    assert users(rig.queued()) == [2]
+
+
 def destroying_what_does_not_exist_fails_after_the_start(rig: Rig) -> None:
     rig.engine.domain_destroy(31000, AsyncHow(1))
     assert rig.queued() == [OperationComplete(31000, DomainNotFound.code, for_user=1)]

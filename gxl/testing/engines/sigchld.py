@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import posix
 import signal
+import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,6 +121,35 @@ def a_reaped_callback_that_raises_is_a_disaster_and_the_rest_goes_on(rig: Rig) -
     assert rig.engine.dead is None
     rig.engine.domain_destroy(rig.domain())
     set_mode(rig, SigchldOwner.LIBXL)
+
+
+def whatever_a_reaped_callback_raises_the_engines_own_children_are_reaped(rig: Rig) -> None:
+    rig.listen(0)
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        pids: list[int] = []
+
+        def choke(pid: int, status: int, error: type[BaseException] = error) -> bool:
+            raise error
+
+        set_mode(rig, SigchldOwner.LIBXL_ALWAYS, partial(stopped_fork, pids), choke)
+        # The foreign one is found first, since it is older, and both by one look.
+        ended(child_that_exits(9))
+        rig.engine.domain_destroy(rig.domain(), AsyncHow(1))
+        os.kill(pids[0], signal.SIGCONT)
+        ended(pids[0])
+        finished: list[Any] = []
+        raised = 0
+        deadline = time.monotonic() + rig.patience
+        while not finished and time.monotonic() < deadline:
+            try:
+                rig.turn(50)
+            except KeyboardInterrupt:
+                raised += 1
+            finished = rig.queued()
+        assert users(finished) == [1], "the engine's own child was not reaped"
+        assert raised == (error is KeyboardInterrupt)
+        assert rig.engine.dead is None
+        set_mode(rig, SigchldOwner.LIBXL)
 
 
 def selective_reaping_leaves_the_applications_children(rig: Rig) -> None:
