@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import logging
 import os
 import select
@@ -23,6 +24,7 @@ from gxl.errors import Disaster, EngineUnavailable, Fail, MisuseError
 from gxl.events import DomainDeath, OperationComplete
 from gxl.interfaces import AsyncHow, SigchldOwner
 from gxl.simhost import SimHost
+from gxl.testing.engines.processes import Forks
 from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process, users
 
 
@@ -501,3 +503,15 @@ def test_gevent_is_named_as_the_owner_of_sigchld(host: SimHost) -> None:
         rig.engine.ctx_free()
 
     in_a_fresh_process(attempt)
+
+
+def test_an_operation_can_be_aborted_whose_child_has_been_reaped_and_not_reported(rig: Rig) -> None:
+    forks = Forks()
+    rig.engine.childproc_setmode(SimpleNamespace(chldowner=1, fork_replacement=forks, reaped_callback=None))
+    how = AsyncHow(1)
+    config = {"c_info": {"name": "one", "type": "hvm"}, "b_info": {"max_memkb": 1024, "type.hvm": {}}}
+    rig.engine.domain_create_new(json.dumps(config), how)
+    pid, status = os.waitpid(forks.pids[0], 0)
+    rig.engine.ao_abort(how)
+    assert rig.engine.childproc_reaped(pid, status)
+    assert users(rig.queued()) == [1]

@@ -31,10 +31,10 @@ sys.exit(pytest.main(sys.argv[2:]))
 """
 
 
-# Interruptions: the tests of tests/faults with one scene of each kind of wait. They hang on what a loop does within one
-# turn, and so not on patches.
+# Interruptions: they hang on what a loop does within one turn, and so not on patches. What waits for whole
+# processes, which take their time, is left out.
 FAULTS = ["test_greenlets_killed.py", "test_time_is_up.py", "test_close_anywhere.py"]
-SCENES = ["event_wait_before_another", "expectation", "watch_by_name", "domain_destroy", "own_watch", "in_event_occurs"]
+SHORT = "not domain_create and not domain_restore and not a_close_that_is_killed"
 
 
 def run_pytest(loop: str, patched: bool, *arguments: str) -> int:
@@ -67,6 +67,5 @@ def test_a_context_keeps_its_promises_on_every_loop(loop: str, patched: bool) ->
 @pytest.mark.parametrize("loop", ["libev-cffi", "libuv-cffi"])
 def test_an_interruption_loses_nothing_on_every_loop(loop: str) -> None:
     files = [str(TESTS / "faults" / name) for name in FAULTS]
-    scenes = " or ".join(f"-{scene}]" for scene in SCENES)
     # Each scene, killed, timed out and closed, with each engine.
-    assert run_pytest(loop, False, "-k", scenes, *files) > 20
+    assert run_pytest(loop, False, "-k", SHORT, *files) > 150

@@ -36,10 +36,10 @@ class Strike:
     reached: bool = False
 
 
-def strikes(most: int = 50) -> Iterator[Strike]:
+def strikes(all_turns: tuple[int, ...] = TURNS, most: int = 50) -> Iterator[Strike]:
     """Every strike that hits: the driver stops at a point that was not reached any more."""
     for point in range(1, most):
-        for turns in TURNS:
+        for turns in all_turns:
             strike = Strike(point, turns)
             yield strike
             if not strike.reached:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
-from interruptions import Scene
+from interruptions import TURNS, Scene, Strike, strikes
 from worlds import World, until
 
 import gxl
@@ -295,3 +295,8 @@ SCENES: list[Play] = [
     *(domain_pause, domain_unpause, domain_shutdown, domain_reboot_with_a_time_limit, domain_destroy, operation_wait),
     *(domain_create, domain_restore, domain_suspend, cdrom_insert, own_watch),
 ]
+
+
+def strikes_of(scene: Play) -> Iterator[Strike]:
+    """Every strike that hits; but few at a wait for a process that takes its time to begin, and lasts many turns."""
+    return strikes((0, 3) if scene in (domain_create, domain_restore) else TURNS)

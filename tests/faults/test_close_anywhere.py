@@ -14,7 +14,7 @@ import gevent
 import pytest
 from interruptions import Scene, check_nothing_parked, play, strikes
 from leaks import Ledger
-from scenes import SCENES, Play
+from scenes import SCENES, Play, strikes_of
 from worlds import World, outcome, until
 from zope.interface import implementer
 
@@ -24,7 +24,7 @@ from gxl.interfaces import IEventHooks
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_a_close_ends_every_wait_and_frees_the_context(world: World, sealed: Ledger, scene: Play) -> None:
-    for strike in strikes():
+    for strike in strikes_of(scene):
         ctx = world.open()
         closings: list[Any] = []
 

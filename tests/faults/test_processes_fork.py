@@ -7,9 +7,9 @@ import os
 import posix
 
 import pytest
-from interruptions import check_nothing_parked, play, strikes
+from interruptions import check_nothing_parked, play
 from leaks import Ledger
-from scenes import SCENES, Play
+from scenes import SCENES, Play, strikes_of
 from worlds import World, until
 
 import gxl
@@ -36,7 +36,7 @@ def test_a_child_is_refused_and_takes_nothing_from_its_parent(world: World, seal
             live_as_a_child(ctx)
         statuses.append(posix.waitpid(pid, 0)[1])
 
-    for strike in strikes():
+    for strike in strikes_of(scene):
         statuses: list[int] = []
         came_to = play(scene(world, ctx), strike, fork)
         assert not isinstance(came_to, BaseException), repr(came_to)

@@ -8,9 +8,9 @@ from typing import Any
 
 import gevent
 import pytest
-from interruptions import check_nothing_parked, play, strikes
+from interruptions import check_nothing_parked, play
 from leaks import Ledger
-from scenes import SCENES, Play
+from scenes import SCENES, Play, strikes_of
 from worlds import World, until
 
 import gxl
@@ -21,7 +21,7 @@ def test_a_gevent_timeout_passes_through_and_loses_and_leaves_nothing(
     world: World, sealed: Ledger, scene: Play
 ) -> None:
     ctx = world.open()
-    for strike in strikes():
+    for strike in strikes_of(scene):
         alarm = gevent.Timeout()
 
         def ring(victim: Any, alarm: gevent.Timeout = alarm) -> None:

@@ -7,6 +7,7 @@ a real one is forked here, which does what can be done outside this process, whe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -227,8 +228,13 @@ class Building:
             operation.stop = None
             reaped(status)
 
+        def kill(rc: int) -> None:
+            # A loop that reaps by itself may have done so, and not said so yet.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
         pid = self._children.fork(body, ended)
-        operation.stop = lambda rc: os.kill(pid, signal.SIGTERM)
+        operation.stop = kill
 
     @staticmethod
     def _rc(operation: Operation, status: int) -> int:
