@@ -339,6 +339,24 @@ def test_a_callback_that_raises_ends_a_wait_and_costs_no_event(rig: Rig) -> None
     assert rig.engine.event_wait() == DomainDeath(gone, for_user=2)
 
 
+def test_many_deaths_are_found_over_several_calls_and_in_order(rig: Rig) -> None:
+    domids = [rig.domain() for _ in range(200)]
+    for user, domid in enumerate(domids):
+        rig.engine.evenable_domain_death(domid, user)
+    drive = rig.domain_with_disk("hdc")
+    rig.engine.evenable_disk_eject(drive, "hdc", 1000)
+    rig.settle()
+    with rig.host.quiet():
+        for domid in domids:
+            rig.host.destroy_domain(domid)
+    rig.host.eject_disk(drive, "hdc")
+    rig.turn()
+    first = len(rig.queued())
+    assert 0 < first <= 100
+    rig.engine.evdisable_disk_eject(rig.engine.evenable_disk_eject(drive, "hdd"))  # which talks to xenstored meanwhile
+    assert users(rig.events()) == [*range(first, 200), 1000]
+
+
 def test_what_callbacks_raise_during_a_synchronous_operation_waits_for_its_end(rig: Rig) -> None:
     rig.engine.event_register_callbacks(
         SimpleNamespace(event_occurs_mask=1 << 2, event_occurs=lambda event: 1 / 0, disaster=None)

@@ -10,6 +10,8 @@ are new: the result is the same.
 
 from __future__ import annotations
 
+from collections import deque
+
 from zope.interface import implementer
 
 from gxl.engines.embedded.core import Core
@@ -20,6 +22,8 @@ from gxl.interfaces import IEvgen
 from gxl.simhost import DomainInfo, SimHost
 
 _RELEASE_DOMAIN = b"@releaseDomain"
+_SLICE = 64
+"""So many domains are looked at in one call: a loop has others to serve when ten thousand have changed."""
 
 
 @implementer(IEvgen)
@@ -48,6 +52,8 @@ class Deaths:
         # Domains with evgens that no look has taken into account yet.
         self._new: set[int] = set()
         self._seen = 0
+        # Domains that have changed, ascending, and are to be looked at in calls to come.
+        self._due: deque[int] = deque()
         self._watch: Watch | None = None
 
     def __bool__(self) -> bool:
@@ -89,22 +95,32 @@ class Deaths:
     def _look(self) -> None:
         if not self._waiting:
             return
-        seen, changed = self._host.changes_since(self._seen)
-        domids = sorted(self._new.union(domid for domid in changed if domid in self._waiting))
+        self._seen, changed = self._host.changes_since(self._seen)
+        waiting = self._waiting
+        self._due = deque(sorted(self._new.union(self._due, (domid for domid in changed if domid in waiting))))
+        self._new.clear()
+        self._look_on()
+
+    def _look_on(self) -> None:
+        due = self._due
         try:
-            # Even if nothing seems to have changed, whether the hypervisor answers is to be known.
-            found = {domid: self._state(domid) for domid in domids or [next(iter(self._waiting))]}
+            if not due:
+                # Even if nothing seems to have changed, whether the hypervisor answers is to be known.
+                self._state(next(iter(self._waiting)))
+            for _ in range(min(_SLICE, len(due))):
+                domid = due.popleft()
+                if domid in self._waiting:
+                    info = self._state(domid)
+                    # libxl keeps its list by domid, and puts a new evgen in front of those with the same one.
+                    for evgen in list(reversed(self._waiting[domid])):
+                        self._report(evgen, info)
         except OSError as error:
             self._core.disaster(
                 0, "xc_domain_getinfolist failed while processing @releaseDomain watch event", error.errno or 0
             )
             return
-        self._seen = seen
-        self._new.clear()
-        for domid in domids:
-            # libxl keeps its list by domid, and puts a new evgen in front of those with the same one.
-            for evgen in list(reversed(self._waiting[domid])):
-                self._report(evgen, found[domid])
+        if due:
+            self._store.call_again(self._look_on)
 
     def _state(self, domid: int) -> DomainInfo | None:
         listed = self._host.hypercalls.getdomaininfolist(domid, 1)

@@ -3,7 +3,7 @@
 
 A reply may be preceded by watch events. Once such an event has been read, the connection is no longer readable, and a
 loop that polls it would never come to fetch the event. So what is polled is an epoll set of the connection and of a
-pipe that is readable for as long as events have been read and not dealt with.
+pipe that is readable for as long as events have been read and not dealt with to their end.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Store:
         self._watches: dict[bytes, Watch] = {}
         self._last_token = 0
         self._events: deque[WatchEvent] = deque()
+        # What has more to do than one call should.
+        self._unfinished: deque[Callable[[], None]] = deque()
         self._interest: FdInterest | None = None
         self._fds = native.epoll()
         try:
@@ -121,6 +123,11 @@ class Store:
         finally:
             self._stop_if_unwatched()
 
+    def call_again(self, f: Callable[[], None]) -> None:
+        """Call `f` when the fd, which stays readable until then, is ready the next time."""
+        if f not in self._unfinished:
+            self._unfinished.append(f)
+
     def close(self) -> None:
         self._fds.close()
         native.close(self._read_end)
@@ -135,10 +142,13 @@ class Store:
     def _ready(self, revents: int) -> None:
         """Deal with every watch event there is."""
         try:
-            while True:
-                while self._events:
+            for _ in range(len(self._unfinished)):
+                self._unfinished.popleft()()
+            # What has happened since waits until that is done which was begun before: events keep their order.
+            while not self._unfinished:
+                if self._events:
                     self._dispatch(self._events.popleft())
-                if not self._receive():
+                elif not self._receive():
                     break
         except StoreLost:
             # The application knows already, or will as soon as the call that led here returns.
@@ -198,8 +208,8 @@ class Store:
         raise StoreLost
 
     def _show(self) -> None:
-        """Keep the pipe readable exactly while events wait."""
-        waiting = bool(self._events)
+        """Keep the pipe readable exactly while there is something to do."""
+        waiting = bool(self._events or self._unfinished)
         if waiting and not self._readable:
             os.write(self._write_end, b"\0")
         elif self._readable and not waiting:
