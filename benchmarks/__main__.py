@@ -16,9 +16,11 @@ from typing import Any
 
 import click
 
+from benchmarks import goals
 from benchmarks.clients import CLIENTS
+from benchmarks.goals import Results
 from benchmarks.running import TOP, Bench, Failed
-from benchmarks.workloads import BURST_OF_EJECTS, IDLE, PING_PONG, Workload, memory, one_death, storm
+from benchmarks.workloads import BURST_OF_EJECTS, IDLE, OPENING, PING_PONG, Workload, memory, one_death, storm
 
 WORKLOADS = [
     PING_PONG,
@@ -28,12 +30,11 @@ WORKLOADS = [
     memory(10),
     memory(2010),
     IDLE,
+    OPENING,
 ]
+SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), memory(10), memory(2010), IDLE]
 CANDIDATES = ["C", *CLIENTS]
 CALLS = 100
-
-# Figures by workload, candidate and figure's name: one a round.
-Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def measure(bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int) -> Results:
@@ -71,7 +72,7 @@ def table(results: Results, candidates: list[str]) -> str:
     lines = ["| workload | candidate | median | least – most | to C |", "|---|---|--:|--:|--:|"]
     for workload, by_candidate in results.items():
         for candidate in candidates:
-            for figure, values in by_candidate[candidate].items():
+            for figure, values in by_candidate.get(candidate, {}).items():
                 reference = by_candidate.get("C", {}).get(figure, [])
                 ratios = [mine / theirs for mine, theirs in zip(values, reference, strict=False) if theirs]
                 name = f"{workload}: {figure}" if figure else workload
@@ -83,7 +84,12 @@ def table(results: Results, candidates: list[str]) -> str:
 
 def machine() -> dict[str, Any]:
     """Where it was measured."""
-    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "load average": os.getloadavg()[0],
+    }
 
 
 @click.command()
@@ -91,7 +97,8 @@ def machine() -> dict[str, Any]:
 @click.option("--only", "wanted", multiple=True, metavar="TEXT", help="Only workloads whose names contain TEXT.")
 @click.option("--candidate", "candidates", multiple=True, type=click.Choice(CANDIDATES), help="Only these, and C.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
-def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path: Path | None) -> None:
+@click.option("--short", is_flag=True, help="A few workloads, once, C, gxl and a thread; fail if gxl is grossly slow.")
+def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path: Path | None, short: bool) -> None:
     """Measure gxl against a C program on the same libxenlight, and against libxl_event_wait in threads.
 
     No Xen is needed: a host written in C serves the real libxenlight. All candidates are measured in turn, round by
@@ -99,7 +106,13 @@ def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path
     host changes something to the moment at which the client has answered from its application's code. Needed are
     libxenlight with its headers, a C compiler and strace (Debian: libxen-dev gcc strace).
     """
-    workloads = [workload for workload in WORKLOADS if not wanted or any(text in workload.name for text in wanted)]
+    if short:
+        rounds, candidates = 1, candidates or ("gxl", "thread")
+    workloads = [
+        workload
+        for workload in (SHORT if short else WORKLOADS)
+        if not wanted or any(text in workload.name for text in wanted)
+    ]
     if not workloads:
         raise click.UsageError(
             f"no workload's name contains {' or '.join(wanted)}; there are: "
@@ -119,12 +132,17 @@ def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path
     except Failed as error:
         raise click.ClickException(str(error)) from None
     imported = costs(rounds)
+    found = goals.outcomes(results, calls)
     print(table(results, chosen))
     print(f"\nsystem calls an eject: {', '.join(f'{name} {count:.1f}' for name, count in calls.items())}")
     print(f"import gxl: {median(imported['import gxl']):.0f} ms")
+    print(f"\n{goals.table(found, gross=short)}")
     if path is not None:
         everything = {"machine": machine(), "rounds": rounds, "results": results, "calls": calls, "costs": imported}
         path.write_text(json.dumps(everything, indent=1) + "\n")
+    broken = [outcome.goal.about for outcome in found if outcome.broken]
+    if short and broken:
+        raise click.ClickException(f"grossly slow: {'; '.join(broken)}")
 
 
 if __name__ == "__main__":

@@ -142,5 +142,5 @@ class Run:
 
     def report(self) -> dict[str, Any]:
         """What the client has used."""
-        used: dict[str, Any] = {"pause": 0.0} | json.loads(self._client.ask("report"))
+        used: dict[str, Any] = {"pause": 0.0, "opened": 0.0} | json.loads(self._client.ask("report"))
         return used

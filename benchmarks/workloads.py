@@ -59,6 +59,11 @@ def _memory(run: Run) -> Figures:
     return {"": run.report()["rss_kib"]}
 
 
+def _opening(run: Run) -> Figures:
+    opened = run.report()["opened"]
+    return {"": opened * 1e3} if opened else {}
+
+
 def storm(domains: int) -> Workload:
     return Workload(f"storm of {domains}", "death", domains, domains, _storm, "us an event")
 
@@ -70,6 +75,8 @@ def one_death(domains: int) -> Workload:
 PING_PONG = Workload("eject ping-pong", "eject", 1, 1, _ping_pong, "us")
 BURST_OF_EJECTS = Workload(f"burst of {BURST} ejects", "eject", BURST, BURST, _burst, "us an event")
 IDLE = Workload("idle", "death", 10, 1, _idle, "wake-ups a second")
+
+OPENING = Workload("opening a Context", "death", 1, 1, _opening, "ms")
 
 
 def memory(domains: int) -> Workload:

@@ -72,6 +72,9 @@ def check_filters(
     typemask: int, predicate: object, domid: int | str | UUID | None, user: int | None
 ) -> tuple[int, int | str | UUID | None, int | None]:
     """What event_check and event_wait choose events by."""
+    if predicate is None and user is None and typemask == EVENTMASK_ALL and (domid is None or type(domid) is int):
+        # What most ask for, at each event.
+        return EVENTMASK_ALL, domid if domid is None else check_domid(domid), None
     check_callable(predicate, "predicate")
     return (
         check_typemask(typemask),

@@ -104,6 +104,8 @@ class EventQueue:
         predicate sees each event that passes the rest, oldest first, once. If it raises, nothing has changed. It may
         itself use the queue; what it adds may or may not be seen by this call.
         """
+        if not self._events:
+            return None
         key = (domid, user)
         wanted = [
             lane

@@ -299,7 +299,7 @@ class Feeds:
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
         info = None
-        if not self._caught_up() or any(evgen._held_over is not None for evgen in feed.members):
+        if not self._caught_up() or feed.held_over:
             try:
                 info = self._info(feed.domid)
             except (LibxlError, Disaster) as error:

@@ -260,6 +260,7 @@ class GeventBinding:
         self.loop = hub.loop
         self.sink = sink
         self.pid = os.getpid()
+        self._thread = hub.thread_ident
         self._closed = False
         self._guard = _Guard(hub)
         self._parked = 0
@@ -304,11 +305,12 @@ class GeventBinding:
     def check_caller(self) -> None:
         if process() != self.pid:
             raise MisuseError(f"this belongs to process {self.pid}; a forked child must open its own")
-        if _get_ident() != self.hub.thread_ident:
+        if _get_ident() != self._thread:
             raise MisuseError(
                 "this belongs to the gevent hub of another thread; call it from a greenlet there, or open another here"
             )
-        self._guard.check(getcurrent())
+        if self._guard.holder is not None:
+            self._guard.check(getcurrent())
 
     def check_can_wait(self) -> None:
         self.check_caller()
