@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 from requirements import Requirements
 
+from benchmarks import goals, plot
 from benchmarks.clients import CLIENTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,3 +42,45 @@ def test_an_unknown_workload_is_refused_with_those_that_there_are() -> None:
     ran = _benchmarks("--only", "nothing like it")
     assert ran.returncode == 2
     assert "eject ping-pong" in ran.stderr
+
+
+def _results(gxl: list[float], c: list[float]) -> goals.Results:
+    return {"eject ping-pong": {"gxl": {"": gxl}, "C": {"": c}}, "idle": {"gxl": {"": [0.0, 0.0]}}}
+
+
+def test_a_goal_compares_within_each_round() -> None:
+    # The machine was busy in the second round, for both.
+    found = {outcome.goal.about: outcome for outcome in goals.outcomes(_results([100.0, 900.0], [100.0, 900.0]), {})}
+    assert set(found) == {"eject ping-pong, gxl / C", "wake-ups a second when idle"}
+    assert found["eject ping-pong, gxl / C"].measured == 1.0
+    assert all(outcome.met and not outcome.broken for outcome in found.values())
+
+
+def test_what_is_slow_is_not_met_and_what_is_grossly_slow_is_broken() -> None:
+    slow, broken = (goals.outcomes(_results([times * 100.0], [100.0]), {})[0] for times in (2, 20))
+    assert (slow.met, slow.broken) == (False, False)
+    assert (broken.met, broken.broken) == (False, True)
+    assert "| eject ping-pong, gxl / C | 1.1 | 2 | not met |" in goals.table([slow])
+    assert "| eject ping-pong, gxl / C | 5 | 20 | **broken** |" in goals.table([broken], gross=True)
+
+
+def test_what_a_storm_costs_a_loop_is_measured_by_libxls_own_longest_call() -> None:
+    results: goals.Results = {
+        "storm of 10000": {"gxl": {"pause": [70.0, 90.0]}, "C": {"longest": [40.0, 40.0]}},
+        "memory at 10": {"gxl": {"": [1024.0]}},
+        "memory at 2010": {"gxl": {"": [17 * 1024.0]}},
+    }
+    found = {outcome.goal.about: outcome.measured for outcome in goals.outcomes(results, {"gxl": 55.0, "C": 54.0})}
+    assert found == {
+        "MiB for 1,000 parked waiters": 8.0,
+        "longest pause in a storm of 10,000 / libxl's longest call": 2.0,
+        "system calls an eject beyond C's": 1.0,
+    }
+
+
+def test_the_plot_has_a_bar_for_each_ratio() -> None:
+    svg = ElementTree.fromstring(plot.draw(_results([250.0], [100.0])))
+    shown = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "eject ping-pong" in shown
+    assert "2.50" in shown
+    assert "idle" not in shown
