@@ -51,6 +51,8 @@ def test_whatever_takes_a_domid_takes_a_name_and_a_uuid(world: World, way: Way) 
             ctx.domain_shutdown(domain, timeout=5)
             assert ctx.wait_shutdown(domain, timeout=5).domid == domid
             assert isinstance(ctx.event_wait(domid=domain, timeout=5), DomainShutdown)
+            # Nobody serves the disk's backend, and libxl would wait two seconds for it to close.
+            world.host.rm(f"/libxl/{domid}/device")
             ctx.domain_destroy(domain, timeout=10)
             assert expected.wait(5).name == "web1"
         assert [type(event) for event in watcher] == [DomainShutdown, DomainDeath]

@@ -68,7 +68,8 @@ async def leaving_nothing(world: World) -> AsyncIterator[None]:
     before, tasks = held(), asyncio.all_tasks()
     yield
     world.close()
-    assert held() == before
+    # A thread of a former test's may end meanwhile.
+    assert held().items() <= before.items()
     assert asyncio.all_tasks() == tasks
 
 
