@@ -7,9 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
+
+Run = tuple[str, bool, tuple[str, ...]]
+"""A loop, whether the process is patched, and pytest's arguments."""
 
 TESTS = Path(__file__).parent
 ROOMS = [
@@ -37,7 +43,7 @@ FAULTS = ["test_greenlets_killed.py", "test_time_is_up.py", "test_close_anywhere
 SHORT = "not domain_create and not domain_restore and not a_close_that_is_killed"
 
 
-def run_pytest(loop: str, patched: bool, *arguments: str) -> int:
+def run_pytest(loop: str, patched: bool, arguments: tuple[str, ...]) -> int:
     """Run pytest on a loop, in a process of its own. Returns how many tests have passed; none may fail."""
     # The library is preloaded already where it can be; pytest must not start itself anew and lose the patches.
     environment = os.environ | {"GEVENT_LOOP": loop, "GXL_TESTS_PRELOADED": "1"}
@@ -59,13 +65,40 @@ def run_pytest(loop: str, patched: bool, *arguments: str) -> int:
     return int(passed[1])
 
 
-@pytest.mark.parametrize(("loop", "patched"), OTHERS, ids=lambda value: value if isinstance(value, str) else str(value))
-def test_a_context_keeps_its_promises_on_every_loop(loop: str, patched: bool) -> None:
-    assert run_pytest(loop, patched, *(str(TESTS / f"test_{room}.py") for room in ROOMS)) > 100
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest) -> Iterator[dict[Run, Future[int]]]:
+    """All runs that were asked for, as many at a time as there are processors."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    asked: list[Run] = [cast(Run, item.callspec.params["run"]) for item in items]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield {run: pool.submit(run_pytest, *run) for run in asked}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("loop", ["libev-cffi", "libuv-cffi"])
-def test_an_interruption_loses_nothing_on_every_loop(loop: str) -> None:
-    files = [str(TESTS / "faults" / name) for name in FAULTS]
+def name(run: Run) -> str:
+    loop, patched, _ = run
+    return f"{loop}-patched" if patched else loop
+
+
+CONTEXTS: list[Run] = [
+    (loop, patched, tuple(str(TESTS / f"test_{room}.py") for room in ROOMS)) for loop, patched in OTHERS
+]
+
+
+@pytest.mark.parametrize("run", CONTEXTS, ids=name)
+def test_a_context_keeps_its_promises_on_every_loop(run: Run, runs: dict[Run, Future[int]]) -> None:
+    assert runs[run].result() > 100
+
+
+INTERRUPTIONS: list[Run] = [
+    (loop, False, ("-k", SHORT, *(str(TESTS / "faults" / file) for file in FAULTS)))
+    for loop in ("libev-cffi", "libuv-cffi")
+]
+
+
+@pytest.mark.parametrize("run", INTERRUPTIONS, ids=name)
+def test_an_interruption_loses_nothing_on_every_loop(run: Run, runs: dict[Run, Future[int]]) -> None:
     # Each scene, killed, timed out and closed, with each engine.
-    assert run_pytest(loop, False, "-k", SHORT, *files) > 150
+    assert runs[run].result() > 150

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,19 @@ def test_remote_host_has_the_methods_of_sim_host() -> None:
     assert set(remote) - set(local) == {"reset"}
     for name in set(local) & set(remote) - {"connect"}:
         assert remote[name] == local[name], name
+
+
+def test_several_threads_may_call_at_once(remote: RemoteHost) -> None:
+    def write_and_read(number: int) -> list[bool]:
+        path = f"/thread/{number}"
+        seen = []
+        for turn in range(100):
+            remote.write(path, str(turn))
+            seen.append(remote.read(path) == str(turn).encode())
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(write_and_read, range(8))) == [[True] * 100] * 8
 
 
 def test_debians_tools_read_write_list_and_watch(server: Server, remote: RemoteHost, require: Requirements) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from gxl.simhost.domains import DomainInfo
 class RemoteHost:
     """A simulated host that `gxl.simhost.server` serves in `directory`. Every method is SimHost's, and `reset` is new.
 
-    One thread at a time; a call blocks until the host has answered it.
+    Any thread or greenlet may call, and waits until the host has answered it and those before.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -30,10 +31,12 @@ class RemoteHost:
             self._sock.close()
             raise
         self._answers = self._sock.makefile("rb")
+        self._one_at_a_time = threading.Lock()
 
     def _call(self, name: str, *args: object, **kwargs: object) -> Any:
-        self._sock.sendall(json.dumps({"call": name, "args": args, "kwargs": kwargs}).encode() + b"\n")
-        line = self._answers.readline()
+        with self._one_at_a_time:
+            self._sock.sendall(json.dumps({"call": name, "args": args, "kwargs": kwargs}).encode() + b"\n")
+            line = self._answers.readline()
         if not line:
             raise ConnectionResetError(104, "the simulated host's server is gone")
         return control.outcome(line)
