@@ -54,7 +54,7 @@ def run_pytest(loop: str, patched: bool, arguments: tuple[str, ...]) -> int:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
