@@ -9,7 +9,7 @@ import pytest
 from libxl_pump import pump, queued
 from requirements import Requirements
 
-from gxl.engines.libxl import LibxlEngine
+from gxl.engines.libxl import LibxlEngine, ctx
 from gxl.errors import MisuseError
 from gxl.simhost.remote import RemoteHost
 
@@ -43,6 +43,8 @@ def open_engine(host: RemoteHost) -> Iterator[Callable[[], LibxlEngine]]:
             # A test that meant to kill the engine with an operation under way: the ctx can't be freed any more.
             assert engine.dead is not None
             engine._ctx.pointer = None
+            # It would keep other tests' engines from forking, until it is collected as garbage.
+            ctx._open.discard(engine._ctx)
 
 
 @pytest.fixture
