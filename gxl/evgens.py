@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from zope.interface import implementer
@@ -106,17 +106,17 @@ def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
 
 
 class DomainFeed:
-    """The engine's evgen for one life of a domain, and whom it serves. No handle: not enabled at an engine now."""
+    """The engine's evgen for one life of a domain, and whom it serves. `disengage` disables it; None: it is off."""
 
-    __slots__ = ("domid", "uuid", "name", "named", "token", "handle", "members", "spent")
+    __slots__ = ("domid", "uuid", "name", "named", "token", "disengage", "members", "spent")
 
-    def __init__(self, domid: int, uuid: UUID, token: int, handle: Any) -> None:
+    def __init__(self, domid: int, uuid: UUID, token: int) -> None:
         self.domid = domid
         self.uuid = uuid
         self.name: str | None = None
         self.named = False
         self.token = token
-        self.handle = handle
+        self.disengage: Callable[[], object] | None = None
         self.members: dict[DomainDeathEvgen, None] = {}
         self.spent = False
 
@@ -128,30 +128,30 @@ class DomainFeed:
                 return True
         return False
 
-    def disabling(self, engine: IEngine) -> Callable[[], object]:
-        """What disables it at `engine`."""
-        return partial(engine.evdisable_domain_death, self.handle)
+    def engage(self, engine: IEngine) -> None:
+        """Enable it at `engine`."""
+        self.disengage = partial(engine.evdisable_domain_death, engine.evenable_domain_death(self.domid, self.token))
 
 
 class DiskFeed:
-    """The engine's evgen for one disk, and whom it serves. No handle: not enabled at an engine now."""
+    """The engine's evgen for one disk, and whom it serves. `disengage` disables it; None: it is off."""
 
-    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "handle", "members", "allowance")
+    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "disengage", "members", "allowance")
 
-    def __init__(self, domid: int, number: int, uuid: UUID | None, token: int, handle: Any) -> None:
+    def __init__(self, domid: int, number: int, uuid: UUID | None, token: int) -> None:
         self.domid = domid
         self.devid = number
         self.uuid = uuid
         self.name: str | None = None
         self.named = False
         self.token = token
-        self.handle = handle
+        self.disengage: Callable[[], object] | None = None
         self.members: dict[DiskEjectEvgen, None] = {}
         self.allowance = Allowance()
 
-    def disabling(self, engine: IEngine) -> Callable[[], object]:
-        """What disables it at `engine`."""
-        return partial(engine.evdisable_disk_eject, self.handle)
+    def engage(self, engine: IEngine, vdev: str) -> None:
+        """Enable it at `engine`."""
+        self.disengage = partial(engine.evdisable_disk_eject, engine.evenable_disk_eject(self.domid, vdev, self.token))
 
 
 def shutdown_of(info: DomainInfo) -> DomainShutdown:

@@ -8,8 +8,7 @@ whose user value is a token that is never used again, and this room adds what li
 * One life. A feed remembers the domain's UUID. When the domid turns out to have another, the old life is dead.
 * The latch. Each evgen of the application's reports one SHUTDOWN and one DEATH at most, whichever source is first.
 * The present state. libxl looks at it only when its first evgen is enabled, so it is asked for at each enabling.
-* A spent feed. libxl's evgens report one SHUTDOWN in their life, even if the domain resumes and shuts down again. Who
-  comes after that needs a feed of their own.
+* A spent feed. libxl's evgens report one SHUTDOWN in their life, even if the domain resumes. Later comers need another.
 * A lost engine (gxl.recovery). Feeds are enabled anew at the next, and what happened meanwhile goes through the latch.
 """
 
@@ -27,7 +26,7 @@ from uuid import UUID
 from gxl import floods
 from gxl.arguments import devid
 from gxl.errors import Disaster, DomainNotFound, LibxlError
-from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost, EventType, Resynced
+from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost
 from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink, shutdown_of
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
@@ -69,6 +68,8 @@ class Feeds:
         self._disks: dict[tuple[int, int], DiskFeed] = {}
         # Enabled while there was no engine, with what enables them once there is one.
         self.pending: dict[Evgen, Callable[[], None]] = {}
+        # Ejects that the next engine has answered before it took its place: no other will report them.
+        self._early: list[tuple[DiskFeed, DiskEject]] = []
         self.names = Names()
 
     def connect(self, engine: IEngine, side: SideChannel) -> None:
@@ -130,10 +131,9 @@ class Feeds:
             self._close(feed)
             feed = None
         if feed is None:
-            token = next(self._tokens)
-            handle = self._at_hand().evenable_disk_eject(domid, evgen.vdev, token)
-            feed = self._by_token[token] = DiskFeed(domid, number, info and info.uuid, token, handle)
-            self._disks[domid, number] = feed
+            feed = DiskFeed(domid, number, info and info.uuid, next(self._tokens))
+            feed.engage(self._at_hand(), evgen.vdev)
+            self._by_token[feed.token] = self._disks[domid, number] = feed
             self.names.ask(feed, self._side)
         evgen._feed = feed
         feed.members[evgen] = None
@@ -195,7 +195,13 @@ class Feeds:
         feed = self._by_token.get(event.for_user)
         if feed is not None and not feed.named:
             self._caught_up()
-        if isinstance(feed, DomainFeed):
+        if self._engine is None:
+            # From the one that is about to take its place. How domains are will be told when it does.
+            if isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
+                self._early.append((feed, event))
+            elif isinstance(feed, DomainFeed):
+                feed.spent |= isinstance(event, DomainShutdown)
+        elif isinstance(feed, DomainFeed):
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event)
             else:
@@ -224,63 +230,59 @@ class Feeds:
 
         What it still reports of them is not known any more, and dropped.
         """
-        engine, self._engine, self._side = self._engine, None, None
+        self._engine = self._side = None
         self._certain = False
         self.names.no_answers()
         feeds = list(self._by_token.values())
-        enabled = [] if engine is None else [feed.disabling(engine) for feed in feeds if feed.handle is not None]
+        enabled = [feed.disengage for feed in feeds if feed.disengage is not None]
         self._by_token.clear()
         for feed in feeds:
-            feed.handle, feed.token = None, next(self._tokens)
+            feed.disengage, feed.token = None, next(self._tokens)
             self._by_token[feed.token] = feed
+            if isinstance(feed, DomainFeed):
+                feed.spent = False
         return enabled
 
-    def resume(self, engine: IEngine, side: SideChannel) -> dict[int, DomainInfo]:
-        """Enable at a new engine whatever has not ended meanwhile. Reports nothing; returns the domains that exist."""
-        self._engine, self._side = engine, side
+    def resume(self, engine: IEngine, side: SideChannel) -> Iterator[None]:
+        """Enable at a new engine whatever has not ended meanwhile, a step at a time. connect() comes next."""
         present = {info.domid: info for info in engine.list_domain()}
         for feed in list(self._by_token.values()):
             info = present.get(feed.domid)
+            if not feed.members:  # disabled meanwhile
+                continue
             if isinstance(feed, DomainFeed):
                 if info is not None and info.uuid == feed.uuid and not info.dying:
-                    feed.handle = engine.evenable_domain_death(feed.domid, feed.token)
+                    feed.engage(engine)
             elif feed.uuid is None or info is None or info.uuid == feed.uuid:
-                vdev = next(iter(feed.members)).vdev
-                feed.handle = engine.evenable_disk_eject(feed.domid, vdev, feed.token)
-            if feed.handle is not None and not feed.named:
-                self.names.ask(feed, self._side)
-        return present
+                feed.engage(engine, next(iter(feed.members)).vdev)
+            if feed.disengage is not None and not feed.named:
+                self.names.ask(feed, side)
+            yield
 
     def evgens(self) -> Iterator[Evgen]:
         """Every live evgen of the application's."""
         for feed in self._by_token.values():
             yield from feed.members
 
-    def resynced(self, reason: str, since: float, missed: set[EventType]) -> Event:
-        """The event that says that there is an engine again."""
-        return self.stamp(Resynced(0, reason, since, tuple(sorted(missed))), None, 0, None)
-
     def report_since(self, present: dict[int, DomainInfo]) -> None:
         """Report what has become of those that were watched, and enable what was to be enabled meanwhile."""
         for feed in list(self._by_token.values()):
+            info = present.get(feed.domid)
             if isinstance(feed, DomainFeed):
-                if feed.handle is None:
+                if feed.disengage is None or info is None or info.uuid != feed.uuid:
                     self._end(feed)
                 else:
-                    self._report_state(feed, present[feed.domid])
-            elif feed.handle is None:
+                    self._report_state(feed, info)
+            elif feed.disengage is None:
                 self._drop_disk(feed)
-        for evgen in list(self.pending):
-            enable = self.pending.pop(evgen, None)
-            if enable is not None:
-                try:
-                    enable()
-                except BaseException:
-                    self.pending[evgen] = enable
-                    raise
+        while self._early:
+            self._eject(*self._early.pop(0))
+        for evgen, enable in list(self.pending.items()):
+            if evgen in self.pending:
+                enable()
+                self.pending.pop(evgen, None)
 
     def _report_state(self, feed: DomainFeed, info: DomainInfo) -> None:
-        feed.spent = False  # the engine's new evgen has reported nothing yet
         for evgen in list(feed.members):
             if not info.shutdown:
                 evgen._held_over = None
@@ -292,10 +294,8 @@ class Feeds:
         for feed in self._by_token.values():
             for evgen in feed.members:
                 evgen._feed = None
-        self._by_token.clear()
-        self._domains.clear()
-        self._disks.clear()
-        self.pending.clear()
+        for listed in (self._by_token, self._domains, self._disks, self.pending, self._early):
+            listed.clear()
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
         info = None
@@ -330,11 +330,10 @@ class Feeds:
         The new one is enabled before the old is disabled: while libxl's watch stands, enabling makes it look at
         nothing, and so the shutdown that was ignored is not reported again at once.
         """
-        token = next(self._tokens)
-        handle = self._at_hand().evenable_domain_death(feed.domid, token)
-        fresh = DomainFeed(feed.domid, feed.uuid, token, handle)
+        fresh = DomainFeed(feed.domid, feed.uuid, next(self._tokens))
+        fresh.engage(self._at_hand())
         fresh.name, fresh.named = feed.name, True
-        self._by_token[token] = fresh
+        self._by_token[fresh.token] = fresh
         self._domains[feed.domid].append(fresh)
         for evgen in held_over:
             if evgen._feed is feed:
@@ -406,9 +405,9 @@ class Feeds:
         return event.stamped(uuid, user, next(self._seqs), time.time(), name)
 
     def _open_domain(self, info: DomainInfo) -> DomainFeed:
-        token = next(self._tokens)
-        handle = self._at_hand().evenable_domain_death(info.domid, token)
-        feed = self._by_token[token] = DomainFeed(info.domid, info.uuid, token, handle)
+        feed = DomainFeed(info.domid, info.uuid, next(self._tokens))
+        feed.engage(self._at_hand())
+        self._by_token[feed.token] = feed
         self._domains.setdefault(info.domid, []).append(feed)
         self.names.ask(feed, self._side)
         return feed
@@ -427,8 +426,8 @@ class Feeds:
 
     def _disengage(self, feed: DomainFeed | DiskFeed) -> None:
         try:
-            if self._engine is not None and feed.handle is not None:
-                feed.disabling(self._engine)()
+            if feed.disengage is not None:
+                feed.disengage()
         except (LibxlError, Disaster):
             if not self._lost():
                 raise

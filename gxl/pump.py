@@ -170,10 +170,10 @@ class Pump:
             self.reign.engine.childproc_reaped(pid, status)
 
     def reigns(self) -> Iterator[Reign]:
-        """The engine's, and those of engines that wait to be freed."""
+        """The engine's, and those of engines that wait to be freed, or are about to take its place."""
         yield self.reign
         if self.recovery is not None:
-            yield from (reign for reign in self.recovery.former() if reign is not self.reign)
+            yield from (reign for reign in self.recovery.reigns() if reign is not self.reign)
 
     def check_caller(self) -> None:
         """Raises MisuseError in a foreign thread or process, as long as there is something that it could touch."""
@@ -306,6 +306,8 @@ class Pump:
         _pumps.discard(self)
 
     def _disaster(self, reign: Reign, disaster: Disaster) -> None:
+        if self.recovery is not None and self.recovery.lost(reign, str(disaster)):
+            return
         if reign is not self.reign or reign.over:
             self.log(logging.INFO, "an engine that has been replaced reports: %s", disaster)
         elif reign.engine.dead is not None:
@@ -379,8 +381,11 @@ class Pump:
             self.binding.report(disaster)
 
     def _hung_up(self, reign: Reign) -> None:
+        why = "libxl's own connection to xenstored has ended"
         if reign is self.reign:
-            self.lose(Disaster(0, "libxl's own connection to xenstored has ended"))
+            self.lose(Disaster(0, why))
+        elif self.recovery is not None:
+            self.recovery.lost(reign, why)
 
     def _store_lost(self, why: str, since: float | None, hung: bool) -> None:
         known = self.outage is not None

@@ -9,8 +9,8 @@ none of which waits for anything inside a call:
    it is served until it can, for a while, and abandoned after that.
 2. From time to time xenstored is called on, by a connection of gxl's own, which never blocks. libxl is not: its
    connecting waits for a daemon that does not accept, and its requests wait for one that does not answer.
-3. Once xenstored has answered, libxl is opened, and every evgen enabled anew. Whoever may have missed something gets a
-   Resynced, and then what has become of the domains is reported.
+3. Once xenstored has answered, libxl is opened, and every evgen enabled anew, a few at a time. Whoever may have missed
+   something gets a Resynced, and then what has become of the domains is reported.
 
 If xenstored goes again in the middle of that, it begins anew, and nothing is reported twice: the evgens know what they
 have reported.
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gxl.errors import Disaster, GxlError, Outage
-from gxl.events import EventType
+from gxl.events import EventType, Resynced
 from gxl.evgens import DomainDeathEvgen
 from gxl.reign import Reign
 from gxl.shield import Shield
@@ -43,6 +43,10 @@ ANSWER_SECONDS = 5.0
 """How long xenstored may take for the answer that proves that it is there."""
 FREE_SECONDS = 30.0
 """How long a lost ctx is served, while operations or children keep it from being freed."""
+SLICE_SECONDS = 0.002
+"""How long to enable evgens in one turn of the loop. A single one takes libxl some round trips to xenstored."""
+PAUSE_SECONDS = 0.0005
+"""How long not to, after that. Not 0: gevent does at once what is due at once, and looks at no fd before."""
 LOG_SECONDS = 60.0
 """How often an attempt that fails for the same reason as before is logged."""
 
@@ -85,11 +89,26 @@ class Recovery:
         self._probe: SideChannel | None = None
         self._alarm: _Alarm | None = None
         self._former: dict[Reign, _Alarm] = {}
+        self._next: Reign | None = None
+        self._steps: Iterator[None] = iter(())
         pump.on_progress(self._free_former)
 
     def former(self) -> Iterator[Reign]:
         """Engines that are lost, but not freed yet."""
         return iter(tuple(self._former))
+
+    def reigns(self) -> Iterator[Reign]:
+        """These, and the one that is about to take the place of the lost one."""
+        yield from self.former()
+        if self._next is not None:
+            yield self._next
+
+    def lost(self, reign: Reign, why: str) -> bool:
+        """An engine is lost. Whether it is the one that was about to take the place of another."""
+        if reign is not self._next:
+            return False
+        self.failed(why)
+        return True
 
     def begin(self, disaster: Disaster, since: float | None, hung: bool) -> None:
         """The engine is lost."""
@@ -113,8 +132,8 @@ class Recovery:
         self._schedule()
 
     def failed(self, why: str) -> None:
-        """An attempt to reach xenstored has failed."""
-        self._dismiss_probe()
+        """An attempt to come back has failed."""
+        self._give_up_attempt()
         now = time.monotonic()
         if why != self._failure or now - self._logged >= LOG_SECONDS:
             self._logged = now
@@ -125,12 +144,12 @@ class Recovery:
 
     def interrupted(self) -> None:
         """Ctrl-C may have taken the place of what was to come next: begin another attempt, whatever became of it."""
-        self._dismiss_probe()
+        self._give_up_attempt()
         self._schedule()
 
     def stop(self) -> None:
         """The context ends: try no more."""
-        self._dismiss_probe()
+        self._give_up_attempt()
         for reign in self.former():
             if not reign.free():
                 self._abandon(reign)
@@ -178,27 +197,43 @@ class Recovery:
 
     def _open(self) -> None:
         pump = self._pump
-        side, self._probe = self._probe, None
         assert self._succession is not None
-        assert side is not None
+        assert self._probe is not None
         try:
             engine = self._succession.open()
         except Exception as error:
-            side.close()
             self.failed(f"the engine can't be opened: {error}")
             return
-        reign = None
         try:
-            reign = pump.enthrone(engine)
-            present = pump.feeds.resume(reign.engine, side)
+            self._next = reign = pump.enthrone(engine)
         except Exception as error:
-            side.close()
-            disablings = pump.feeds.suspend()
-            if reign is not None:
-                self._retire(reign, disablings, hung=False)
+            self.failed(f"the engine can't be used: {error}")
+            return
+        self._steps = pump.feeds.resume(reign.engine, self._probe)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Enable evgens for as long as the loop may stand still, and the rest in its next turns."""
+        end = time.perf_counter() + SLICE_SECONDS
+        assert self._next is not None
+        try:
+            for _ in self._steps:
+                if time.perf_counter() >= end:
+                    self._alarm = _Alarm(self._pump, PAUSE_SECONDS, self._go_on)
+                    return
+            present = {info.domid: info for info in self._next.engine.list_domain()}
+        except Exception as error:
             self.failed(f"the evgens can't be enabled again: {error}")
             return
-        pump.reign, pump.side, pump.outage = reign, side, None
+        self._take_its_place(present)
+
+    def _take_its_place(self, present: dict[int, DomainInfo]) -> None:
+        pump = self._pump
+        assert self._next is not None
+        assert self._probe is not None
+        pump.reign, pump.side, pump.outage = self._next, self._probe, None
+        self._next = self._probe = self._alarm = None
+        pump.feeds.connect(pump.reign.engine, pump.side)
         pump.counters.recoveries += 1
         pump.log(logging.WARNING, "connected to Xen again, after %.1f s", time.time() - self._since)
         try:
@@ -218,7 +253,7 @@ class Recovery:
             # A life that begins and ends meanwhile leaves no trace.
             missed |= {EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH}
         if missed:
-            pump.accept(pump.feeds.resynced(reason, self._since, missed))
+            pump.accept(pump.feeds.stamp(Resynced(0, reason, self._since, tuple(sorted(missed))), None, 0, None))
         for ender in list(pump.enders):
             ender.resynced(reason, self._since)
         pump.feeds.report_since(present)
@@ -252,10 +287,14 @@ class Recovery:
         self._pump.counters.abandoned += 1
         reign.abandon()
 
-    def _dismiss_probe(self) -> None:
+    def _give_up_attempt(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         if self._probe is not None:
             self._probe.close()
             self._probe = None
+        if self._next is not None:
+            reign, self._next = self._next, None
+            self._steps = iter(())
+            self._retire(reign, self._pump.feeds.suspend(), hung=False)

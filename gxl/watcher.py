@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from gxl.arguments import check_timeout
 from gxl.domains import Listing, find
 from gxl.errors import GxlError
-from gxl.events import DomainDeath, Event, EventsLost, EventType, mask
+from gxl.events import DomainDeath, Event, EventsLost, EventType, Resynced, mask
 from gxl.evgens import DomainDeathEvgen
 from gxl.following import Following
 from gxl.pump import Pump
@@ -160,7 +160,7 @@ class Watcher:
         """What happened since then is reported next. This comes whatever types are wanted, as an EventsLost does."""
         if not self._over:
             missed = {EventType.DOMAIN_SHUTDOWN} | ({EventType.DOMAIN_DEATH} if self._alive is None else set())
-            self._put(self._pump.feeds.resynced(reason, since, missed))
+            self._put(self._pump.feeds.stamp(Resynced(0, reason, since, tuple(sorted(missed))), None, 0, None))
             self._waiters.wake()
 
     def __iter__(self) -> Self:

@@ -14,7 +14,8 @@ from gxl import recovery
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same back-off, in hundredths."""
+    """The same back-off, in hundredths; and one evgen is enabled a turn, so that all can happen in between."""
+    monkeypatch.setattr(recovery, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(recovery, "FIRST_SECONDS", 0.001)
     monkeypatch.setattr(recovery, "LONGEST_SECONDS", 0.05)
 

@@ -96,6 +96,48 @@ def test_a_loss_amid_a_storm_ends_nobodys_wait(world: World, monkeypatch: pytest
     assert reported == []
 
 
+def test_evgens_are_enabled_anew_turn_by_turn_and_whatever_happens_in_between_is_reported_once(world: World) -> None:
+    ctx = world.open(recover=True)
+    host = world.host
+    gone, off, ejecting, given_up, *rest = (host.create_domain() for _ in range(20))
+    host.add_disk(ejecting, "xvdc")
+    ctx.evenable_disk_eject(ejecting, "xvdc", user=1)
+    evgens = {domid: ctx.evenable_domain_death(domid) for domid in (gone, off, ejecting, given_up, *rest)}
+    world.barrier(ctx)
+    recovery = ctx._pump.recovery
+    assert recovery is not None
+    host.drop_connections()
+    turn(ctx, lambda: recovery._next)
+    turns = 0
+
+    def served() -> bool:
+        nonlocal turns
+        turns += recovery._next is not None
+        if turns == 10:
+            host.destroy_domain(gone)
+            host.shutdown_domain(off, 3)
+            host.eject_disk(ejecting, "xvdc")
+            evgens[given_up].disable()
+            host.destroy_domain(given_up)
+            ctx.evenable_domain_death(rest[0], user=2)
+            with pytest.raises(gxl.Outage):
+                ctx.list_domain()
+        return ctx.outage is None
+
+    while not served():
+        gevent.sleep(0.0001)
+    assert turns > 10, "all at once"
+    first, *events = world.drained(ctx)
+    assert isinstance(first, Resynced)
+    assert sorted((type(event).__name__, event.domid) for event in events) == [
+        ("DiskEject", ejecting),
+        ("DomainDeath", gone),
+        ("DomainShutdown", off),
+    ]
+    host.destroy_domain(rest[0])
+    assert sorted(event.for_user for event in world.drained(ctx)) == [0, 2]
+
+
 def test_closing_during_an_outage_ends_at_once_and_waiters_are_told(world: World) -> None:
     ctx = world.open(recover=True)
     domid = world.host.create_domain()
