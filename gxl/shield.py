@@ -9,6 +9,7 @@ would run their handlers in this one all the same.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
 import contextlib
 import signal
 from collections.abc import Callable
@@ -29,10 +30,10 @@ class Shield:
     def __enter__(self) -> Self:
         try:
             for number in _HELD:
-                handler = signal.getsignal(number)
+                handler = _signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
-                    signal.signal(number, self._note)
+                    _signal.signal(number, self._note)
         except ValueError:  # another thread than the main one, where no handler runs
             self._handlers.clear()
         except BaseException:
@@ -52,4 +53,4 @@ class Shield:
         with contextlib.ExitStack() as rest:
             rest.callback(self._handlers.clear)
             for number, handler in self._handlers.items():
-                rest.callback(signal.signal, number, handler)
+                rest.callback(_signal.signal, number, handler)
