@@ -7,12 +7,13 @@ import os
 import posix
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import gevent
 import pytest
 from interruptions import check_nothing_parked
 from leaks import Ledger, held
+from outages import back, lost, soon, turn
 from worlds import World, settle
 
 import gxl
@@ -140,3 +141,33 @@ def test_each_call_works_or_says_why_not_and_leaves_the_context_sound(
         if enough:
             return
     raise AssertionError(f"{MOST} fds were not enough")
+
+
+def recovers(world: World, count: int) -> bool:
+    """Whether `count` fds are enough to come back with. Once there are more, it does in any case, and has lost nothing."""
+    ctx = world.open(recover=True)
+    recovery = ctx._pump.recovery
+    assert recovery is not None
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    with ExitStack() as short:
+        with world.host.down():
+            lost(ctx)
+            short.enter_context(left(count))
+        tried = recovery._attempts
+        turn(ctx, lambda: ctx.outage is None or recovery._attempts > tried + 2)
+        enough = ctx.outage is None
+        assert enough or "has failed" in str(ctx.outage)
+    back(ctx)
+    world.host.destroy_domain(domid)
+    assert isinstance(ctx.event_wait(gxl.mask(gxl.DomainDeath), timeout=10), gxl.DomainDeath)
+    world.close()
+    return enough
+
+
+@pytest.mark.usefixtures(soon.__name__)
+def test_a_recovery_goes_on_until_there_are_enough_and_says_why_not(world: World, sealed: Ledger) -> None:
+    refused = 0
+    while not recovers(world, refused):
+        refused += 1
+    assert 0 < refused < MOST
