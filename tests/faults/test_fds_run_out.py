@@ -144,7 +144,7 @@ def test_each_call_works_or_says_why_not_and_leaves_the_context_sound(
 
 
 def recovers(world: World, count: int) -> bool:
-    """Whether `count` fds are enough to come back with. Once there are more, it does in any case, and has lost nothing."""
+    """Whether `count` fds are enough to come back with. Once there are more, it does, and has lost nothing."""
     ctx = world.open(recover=True)
     recovery = ctx._pump.recovery
     assert recovery is not None
