@@ -20,7 +20,8 @@ from gxl.simhost.launch import launch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ENGINES = ("embedded", "libxl")
-LOOPS = ("libev-cext", "libev-cffi", "libuv-cffi")
+ELSEWHERE = ("asyncio", "poll")
+LOOPS = ("libev-cext", "libev-cffi", "libuv-cffi", *ELSEWHERE)
 COMBINATIONS = [(engine, loop) for loop in LOOPS for engine in ENGINES]
 # A round that has not ended by then hangs.
 ROUND_LIMIT = 300.0
@@ -40,7 +41,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=None, help="of the first round; the first line says which")
     add("--rounds", type=int, default=None, help="end after so many rounds")
     add("--engine", choices=ENGINES, help="only this engine")
-    add("--loop", choices=LOOPS, help="only this loop of gevent's")
+    add("--loop", choices=LOOPS, help="only this loop of gevent's, or this hub")
     add("--steps", type=int, default=150, help="random steps in a round (default: %(default)s)")
     options = parser.parse_args(argv)
     if not options.seconds > 0 or options.steps < 1 or (options.rounds is not None and options.rounds < 1):
@@ -50,8 +51,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _round(engine: str, loop: str, seed: int, steps: int) -> bool:
     """One round; whether every invariant held."""
-    command = [sys.executable, "-m", "soak.round", engine, str(seed), str(steps)]
-    environment = os.environ | {"GEVENT_LOOP": loop, "PYTHONPATH": str(CHECKOUT)}
+    where = ["soak.elsewhere", loop] if loop in ELSEWHERE else ["soak.round"]
+    command = [sys.executable, "-m", *where, engine, str(seed), str(steps)]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    if loop not in ELSEWHERE:
+        environment["GEVENT_LOOP"] = loop
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         if engine == "libxl":
