@@ -72,6 +72,34 @@ def test_a_contexts_life_leaves_only_libxls_nexi(served_host: tuple[RemoteHost, 
     assert float(result.stdout) < 500, f"{result.stdout} bytes a Context"
 
 
+RECOVERY = """
+from gxl import recovery
+recovery.FIRST_SECONDS, recovery.LONGEST_SECONDS = 0.001, 0.01
+ctx = gxl.Context(engine, hub="gevent", recover=True)
+for _ in range(5):
+    domid = host.create_domain()
+    ctx.evenable_domain_death(domid)
+host.add_disk(domid, "xvda", "vbd")
+ctx.evenable_disk_eject(domid, "xvda")
+
+def cycle():
+    before = ctx.metrics().recoveries
+    ctx.domain_destroy(host.create_domain(), wait=False)
+    host.drop_connections()
+    while ctx.metrics().recoveries == before or len(list(ctx._pump.reigns())) > 1:
+        gevent.sleep(0.002)
+    while ctx.event_check():
+        pass
+"""
+
+
+def test_a_recovery_leaves_only_libxls_nexi(served_host: tuple[RemoteHost, dict[str, str]]) -> None:
+    end = "\nassert ctx.metrics().abandoned == 0\nctx.close(10)\n"
+    result = run(RECOVERY + COUNTED + end, served_host, "libxl", "20", PYTHONMALLOC="malloc", seconds=300)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 500, f"{result.stdout} bytes a recovery"
+
+
 VALGRIND = ("valgrind", "--leak-check=full", "--show-leak-kinds=definite", "--num-callers=30", "--quiet")
 
 
