@@ -43,6 +43,11 @@ class _Parked:
         self.error: BaseException | None = None
 
 
+# Those with one key. Mostly there is one, and ten thousand dicts for ten thousand of them would add up. Several are
+# known by their serials, oldest first.
+_Group = _Parked | dict[int, _Parked]
+
+
 class Mailbox:
     """A queue of stamped events and its waiters."""
 
@@ -58,9 +63,9 @@ class Mailbox:
         self._counters = counters
         self._log = log
         self._queue = EventQueue()
-        # Those without a predicate, and those with one, by their serials: oldest first.
-        self._plain: dict[_Key, dict[int, _Parked]] = {}
-        self._picky: dict[_Key, dict[int, _Parked]] = {}
+        # Those without a predicate, and those with one.
+        self._plain: dict[_Key, _Group] = {}
+        self._picky: dict[_Key, _Group] = {}
         # How many wait with each typemask. There are few different ones.
         self._masks: dict[int, int] = {}
         self._serials = itertools.count(1)
@@ -151,7 +156,7 @@ class Mailbox:
             for groups in (self._plain, self._picky)
             for (_, _, mask), group in groups.items()
             if mask & typemask
-            for parked in group.values()
+            for parked in _members(group)
         ]
         for parked in sorted(waiting, key=_serial):
             self._refuse(parked, error())
@@ -185,7 +190,7 @@ class Mailbox:
             parked
             for key in keys
             if key in self._picky
-            for parked in self._picky[key].values()
+            for parked in _members(self._picky[key])
             if rival is None or parked.serial < rival.serial
         ]
         if not picky:
@@ -211,7 +216,7 @@ class Mailbox:
         for key in keys:
             group = plain.get(key)
             if group is not None:
-                first = next(iter(group.values()))
+                first = group if isinstance(group, _Parked) else next(iter(group.values()))
                 if oldest is None or first.serial < oldest.serial:
                     oldest = first
         return oldest
@@ -220,8 +225,11 @@ class Mailbox:
         groups, key = self._plain if parked.predicate is None else self._picky, parked.key
         group = groups.get(key)
         if group is None:
-            group = groups[key] = {}
-        group[parked.serial] = parked
+            groups[key] = parked
+        elif isinstance(group, _Parked):
+            groups[key] = {group.serial: group, parked.serial: parked}
+        else:
+            group[parked.serial] = parked
         self._masks[key[2]] = self._masks.get(key[2], 0) + 1
 
     def _leave(self, parked: _Parked) -> None:
@@ -230,8 +238,9 @@ class Mailbox:
         parked.parked = False
         groups, key = self._plain if parked.predicate is None else self._picky, parked.key
         group = groups[key]
-        del group[parked.serial]
-        if not group:
+        if not isinstance(group, _Parked):
+            del group[parked.serial]
+        if isinstance(group, _Parked) or not group:
             del groups[key]
         if self._masks[key[2]] == 1:
             del self._masks[key[2]]
@@ -258,6 +267,10 @@ def _keys(event: Event, masks: Iterable[int]) -> list[_Key]:
         if mask & bit:
             found += ((domid, None, mask), (None, None, mask), (None, user, mask), (domid, user, mask))
     return found
+
+
+def _members(group: _Group) -> Iterable[_Parked]:
+    return (group,) if isinstance(group, _Parked) else group.values()
 
 
 def _serial(parked: _Parked) -> int:
