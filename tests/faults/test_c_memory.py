@@ -97,7 +97,8 @@ def test_a_recovery_leaves_only_libxls_nexi(served_host: tuple[RemoteHost, dict[
     end = "\nassert ctx.metrics().abandoned == 0\nctx.close(10)\n"
     result = run(RECOVERY + COUNTED + end, served_host, "libxl", "20", PYTHONMALLOC="malloc", seconds=300)
     assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 500, f"{result.stdout} bytes a recovery"
+    # 380 to 460 bytes were measured; a ctx that is not freed is some 10 000.
+    assert float(result.stdout) < 1000, f"{result.stdout} bytes a recovery"
 
 
 VALGRIND = ("valgrind", "--leak-check=full", "--show-leak-kinds=definite", "--num-callers=30", "--quiet")
