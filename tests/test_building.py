@@ -526,13 +526,15 @@ def test_without_another_python_it_is_refused(apart: World, monkeypatch: pytest.
 
 
 WITHOUT_A_LOOP = """
-import json, sys, tempfile
+import json, signal, sys, tempfile
 from types import SimpleNamespace
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.errors import Fail
 from gxl.interfaces import SigchldOwner
 engine = EmbeddedEngine()
 mode = SigchldOwner[sys.argv[1]]
+if sys.argv[2] == "unheard":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
 engine.childproc_setmode(SimpleNamespace(chldowner=mode, fork_replacement=None, reaped_callback=None))
 config = {"c_info": {"type": "hvm", "name": "new"}, "b_info": {}, "disks": [{"vdev": "hdc", "is_cdrom": 1}]}
 domid = engine.domain_create_new(json.dumps(config)).domid
@@ -551,10 +553,12 @@ engine.ctx_free()
 """
 
 
+# A signal that comes just before poll(2) is not heard until that returns.
+@pytest.mark.parametrize("sigchld", ["heard", "unheard"])
 @pytest.mark.parametrize("mode", ["LIBXL", "LIBXL_ALWAYS", "LIBXL_ALWAYS_SELECTIVE_REAP"])
-def test_without_a_loop_the_engine_waits_for_its_children_itself(mode: str) -> None:
+def test_without_a_loop_the_engine_waits_for_its_children_itself(mode: str, sigchld: str) -> None:
     done = gevent.subprocess.run(
-        [sys.executable, "-c", WITHOUT_A_LOOP, mode],
+        [sys.executable, "-c", WITHOUT_A_LOOP, mode, sigchld],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=gevent.subprocess.PIPE,
         text=True,

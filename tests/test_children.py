@@ -47,9 +47,10 @@ def test_the_natural_mode_is_set_up_by_itself(world: World) -> None:
     before = children()
     domid = world.host.create_domain()
     operation = ctx.domain_destroy(domid, wait=False)
-    assert len(children() - before) == 1
+    [child] = children() - before
     operation.wait(10)
-    assert children() == before
+    # Others, which a closed Context had left, may be gone as well.
+    assert child not in children()
 
 
 def test_children_that_are_dead_before_the_loop_looks_are_not_lost(world: World) -> None:

@@ -117,6 +117,7 @@ class Children:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._pipe: tuple[int, int] | None = None
         self._interest: FdInterest | None = None
+        self._pidfds: dict[int, FdInterest] = {}
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
@@ -161,6 +162,7 @@ class Children:
             self.release_unless_needed()
             raise Fail(message=f"fork failed: {error!r}") from error
         self._callbacks[pid] = callback
+        self._poll_for(pid)
         return pid
 
     def release_unless_needed(self) -> None:
@@ -171,6 +173,8 @@ class Children:
     def abandon(self) -> None:
         """The engine is dead: whoever owns SIGCHLD may reap what it leaves."""
         self._callbacks.clear()
+        for pid in list(self._pidfds):
+            self._poll_no_more_for(pid)
         self.release_unless_needed()
 
     def reaped(self, pid: int, status: int) -> bool:
@@ -178,6 +182,7 @@ class Children:
         callback = self._callbacks.pop(pid, None)
         if callback is None:
             return False
+        self._poll_no_more_for(pid)
         callback(status)
         self.release_unless_needed()
         return True
@@ -194,6 +199,8 @@ class Children:
                 self.reaped(pid, status)
 
     def close(self) -> None:
+        for pid in list(self._pidfds):
+            self._poll_no_more_for(pid)
         self._release_signal()
         if self._pipe is not None:
             native.close(self._pipe[0])
@@ -209,6 +216,26 @@ class Children:
             # From 3.12 on Python warns of forks in threaded programs. This child calls nothing that could need a lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             return native.fork()
+
+    def _poll_for(self, pid: int) -> None:
+        """Let the end of a child be seen by whoever polls, too.
+
+        Python runs its handler when the main thread gets to its next bytecode. A SIGCHLD that comes just before
+        poll(2), or in another thread, leaves the poll asleep, and the handler waits for the poll.
+        """
+        if self.mode.owner is SigchldOwner.MAINLOOP or self._core.osevents.hooks is not None:
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return
+        self._pidfds[pid] = self._core.osevents.register_fd(fd, POLLIN, lambda revents: self.check_all())
+
+    def _poll_no_more_for(self, pid: int) -> None:
+        interest = self._pidfds.pop(pid, None)
+        if interest is not None:
+            self._core.osevents.deregister_fd(interest)
+            native.close(interest.fd)
 
     def _need_signal(self) -> None:
         SIGNAL.check()

@@ -40,7 +40,7 @@ def by_default_sigchld_is_the_engines_only_while_it_has_a_child(rig: Rig) -> Non
     before = len(rig.engine.osevent_beforepoll()[0])
     rig.engine.domain_destroy(rig.domain(), AsyncHow(1))
     assert sigchld_is_caught()
-    assert len(rig.engine.osevent_beforepoll()[0]) == before + 1
+    assert len(rig.engine.osevent_beforepoll()[0]) > before
     rig.until(lambda: users(rig.queued()) == [1], "destroying ends")
     assert not sigchld_is_caught()
     assert len(rig.engine.osevent_beforepoll()[0]) == before
