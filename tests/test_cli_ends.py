@@ -13,6 +13,8 @@ import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import click
 import pytest
@@ -20,8 +22,10 @@ from click.testing import CliRunner
 from programs import ROOT, ended, program, program_with
 from worlds import until
 
-from gxl import cli
+from gxl import Context, SimHost, cli
+from gxl.cli.session import Session
 from gxl.cli.signals import Asked
+from gxl.engines.embedded import EmbeddedEngine
 from gxl.recording import end_line, header
 from gxl.simhost.remote import RemoteHost
 
@@ -240,3 +244,40 @@ def test_a_letter_that_the_terminal_lacks_is_escaped(served: Served) -> None:
     status, out, err = ended(program("list", **variables, PYTHONIOENCODING="ascii", LC_ALL="C"))
     assert (status, err) == (0, "")
     assert r"w\xe9b" in out
+
+
+def test_a_signal_at_any_step_of_the_start_ends_the_watch_and_leaves_the_engine_free_to_go() -> None:
+    def struck(step: int) -> bool:
+        """Whether there was such a step."""
+        here, steps = Session(), 0
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal steps
+            steps += event == "line"
+            if steps == step:
+                sys.settrace(None)
+                here.handle(signal.SIGTERM, frame)
+            return trace
+
+        with SimHost() as host, Context(lambda: EmbeddedEngine(host), hub="gevent") as here.ctx:
+            host.create_domain()
+            # A timeout of 0: where no signal comes, there is nothing to wait for.
+            events = here.events(None, timeout=0)
+            sys.settrace(trace)
+            try:
+                assert list(events) == []
+            except Asked:
+                pass
+            finally:
+                sys.settrace(None)
+            assert bool(here.number) is (steps >= step)
+            here.ctx.close(timeout=5)
+            assert here.ctx._pump.counters.abandoned == 0
+        return steps >= step
+
+    stride = 7
+    assert struck(1)
+    step = 1
+    while struck(step):
+        step += stride
+    assert step > 300

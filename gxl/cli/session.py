@@ -65,17 +65,21 @@ class Session:
         Calls `started` as soon as it watches.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.ctx.watch(*sorted(domids or ()), timeout=timeout, maxlen=_MAXLEN) as watcher:
-            # From the loop: the signal may have come while libxl calls back, or while a lock is held.
-            self._rouse = lambda: self.ctx._pump.binding.call_soon(watcher.close)
-            try:
+        # Nothing here waits before the first event. What a signal's exception cuts short inside an engine, that engine
+        # takes for a call that goes on, and could not be freed any more: so until then the signal is only noted.
+        self._rouse = lambda: None
+        try:
+            with self.ctx.watch(*sorted(domids or ()), timeout=timeout, maxlen=_MAXLEN) as watcher:
+                # From the loop: the signal may have come while libxl calls back, or while a lock is held.
+                self._rouse = lambda: self.ctx._pump.binding.call_soon(watcher.close)
+                self.end_if_asked()
                 started()
                 for event in watcher:
                     yield event
                     if self.number or (deadline is not None and time.monotonic() >= deadline):
                         break
-            finally:
-                self._rouse = None
+        finally:
+            self._rouse = None
         self.end_if_asked()
 
     def stop(self) -> None:
