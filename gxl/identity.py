@@ -24,12 +24,13 @@ class Identity:
     @classmethod
     def of(cls, pump: Pump, domid: int) -> Identity:
         """Who has this domid now. Does not wait: the name comes when xenstored answers."""
-        try:
-            found = cls(*pump.feeds.known(domid))
-        except GxlError:
-            return cls(None, None)
-        pump.side.name_of(domid, found._called)
-        return found
+        with pump.lock:
+            try:
+                found = cls(*pump.feeds.known(domid))
+            except GxlError:
+                return cls(None, None)
+            pump.side.name_of(domid, found._called)
+            return found
 
     @classmethod
     def of_config(cls, c_info: dict[str, Any]) -> Identity:

@@ -24,6 +24,7 @@ from gxl import DomainDeath
 from gxl.hubhooks import poll
 from gxl.hubhooks.poll import PollHub
 from gxl.interfaces import IEventHooks, IPollSource
+from gxl.sidechannel import SideChannel
 from gxl.testing.hubs import HubProviderTests
 from gxl.testing.hubs.rig import Recorder
 
@@ -250,6 +251,35 @@ def test_dozens_of_threads_create_destroy_and_wait_at_once(world: World) -> None
     assert [thread.outcome for thread in threads] == [[True] * 5] * 24
     assert ctx.event_check() is None
     assert parked(ctx) == 0
+
+
+def test_only_whoever_holds_the_lock_talks_to_xenstored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two threads that send at once send a request twice, and nobody has asked for the second answer.
+    ctx = world.open()
+    domid = world.host.create_domain("web1")
+    held: list[bool] = []
+    flush = SideChannel._flush
+
+    def noting(side: SideChannel) -> None:
+        held.append(ctx._pump.lock._lock._is_owned())  # type: ignore[attr-defined]
+        flush(side)
+
+    monkeypatch.setattr(SideChannel, "_flush", noting)
+    asking: list[Callable[[], object]] = [
+        ctx.list_domain,
+        lambda: ctx.domid_of("web1"),
+        lambda: ctx.domain_pause(domid, for_user=1),
+        lambda: ctx.domain_unpause(domid, wait=False, for_user=2).wait(10),
+        lambda: ctx.evenable_domain_death(domid),
+        lambda: ctx.evenable_disk_eject(domid, "hdc"),
+        ctx.follow_domains,
+        lambda: ctx.watch("web1").close(),
+        ctx.watch().close,
+    ]
+    for ask in asking:
+        ask()
+        assert all(held), ask
+    assert len(held) > 5
 
 
 def test_watchers_and_expectations_belong_to_threads_of_their_own(world: World) -> None:
