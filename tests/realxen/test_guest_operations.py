@@ -102,7 +102,8 @@ def test_a_guest_is_created_saved_restored_and_destroyed_beside_a_hundred_comman
         os.close(writer)
         ctx.domain_destroy(again)
     assert {domain.domid for domain in ctx.list_domain()} == {0}
-    assert children() == before
+    # What an earlier test's Context had left is reaped when the next child is made.
+    assert children() <= before
     print("ticks:", pace.ticks, "median and worst gap:", median(pace.gaps), max(pace.gaps))
     assert pace.ticks > 100
 
@@ -134,7 +135,7 @@ def test_an_aborted_operation_ends_as_libxl_says(ctx: Context, guests: Guests) -
         # It was done before it was asked to stop.
         assert creating.domid is not None
         ctx.domain_destroy(creating.domid)
-    assert children() == before
+    assert children() <= before
 
 
 def test_operations_leave_the_hub_as_free_as_xl_in_processes_of_its_own(ctx: Context, guests: Guests) -> None:
