@@ -26,14 +26,11 @@ from gxl.errors import LibxlError
 from gxl.interfaces import IEngine
 from gxl.simhost import SimHost
 from gxl.simhost.remote import RemoteHost
+from soak.invariants import Broken, fork
 from soak.ledger import Ledger
 
 PATIENCE = 30.0
 WARM, EPOCHS = 2, 4
-
-
-class Broken(AssertionError):
-    """An invariant did not hold."""
 
 
 class Soak:
@@ -113,18 +110,7 @@ class Soak:
         getattr(self.ctx, name)(self.some(), wait=False)
 
     def fork(self) -> None:
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                self.ctx.event_check()
-            except GxlError:
-                status = 0
-            finally:
-                os._exit(status)
-        if os.waitpid(pid, 0)[1]:
-            raise Broken("a forked child could use its parent's Context")
+        fork(self.ctx)
 
     def restart_xenstored(self) -> None:
         self.host.drop_connections()

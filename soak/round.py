@@ -24,6 +24,7 @@ from gxl.errors import LibxlError
 from gxl.interfaces import IEngine
 from gxl.simhost import SimHost
 from gxl.simhost.remote import RemoteHost
+from soak.invariants import Broken, fork
 from soak.ledger import Ledger
 
 PATIENCE = 30.0
@@ -31,10 +32,6 @@ PATIENCE = 30.0
 WARM = 2
 EPOCHS = 5
 GROWTH_KIB = 24 * 1024
-
-
-class Broken(AssertionError):
-    """An invariant did not hold."""
 
 
 class Soak:
@@ -221,19 +218,7 @@ class Soak:
         self.busy.append(gevent.spawn(wait))
 
     def fork(self) -> None:
-        """A child that uses nothing of the parent's but finds it closed to it."""
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            status = 1
-            try:
-                self.ctx.event_check()
-            except GxlError:
-                status = 0
-            finally:
-                os._exit(status)
-        if os.waitpid(pid, 0)[1]:
-            raise Broken("a forked child could use its parent's Context")
+        fork(self.ctx)
 
     def restart_xenstored(self) -> None:
         self.host.drop_connections()

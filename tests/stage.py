@@ -55,7 +55,7 @@ def main(program: str) -> None:
     host.add_disk(host.create_domain("web1"), "hdc")
     host.create_domain("db1")
     Stage.default_host = host
-    gxl.engines.embedded.EmbeddedEngine = Stage  # type: ignore[misc]
+    gxl.engines.embedded.EmbeddedEngine = Stage  # type: ignore[misc]  # replaced on purpose
     os.environ["GXL_ENGINE"] = "embedded"
     with contextlib.suppress(KeyboardInterrupt):
         runpy.run_path(program, run_name="__main__")

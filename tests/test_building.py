@@ -234,7 +234,7 @@ def test_what_an_eject_says_of_its_disk_is_refused(world: World) -> None:
     assert isinstance(event, gxl.DiskEject)
     for disk in (event.disk, event):
         with pytest.raises(TypeError, match="comes from the guest"):
-            ctx.cdrom_insert(domid, "hdc", disk)  # type: ignore[arg-type]
+            ctx.cdrom_insert(domid, "hdc", disk)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 @pytest.mark.parametrize(

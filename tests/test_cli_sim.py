@@ -20,7 +20,7 @@ def _needs(require: Requirements) -> None:
 
 
 def gxl(*arguments: str, **how: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GXL, *arguments], capture_output=True, text=True, timeout=60, **how)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([*GXL, *arguments], capture_output=True, text=True, timeout=60, **how)  # type: ignore[call-overload,no-any-return]  # what `how` holds, mypy can't know
 
 
 def in_sim(script: str, *options: str) -> subprocess.CompletedProcess[str]:

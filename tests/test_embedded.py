@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 
 from gxl.engines.embedded import EmbeddedEngine, native
@@ -64,7 +65,7 @@ def test_a_host_that_was_given_stays_open(host: SimHost) -> None:
 
 def test_a_host_must_be_a_simulated_one() -> None:
     with pytest.raises(TypeError, match="SimHost"):
-        EmbeddedEngine("localhost")  # type: ignore[arg-type]
+        EmbeddedEngine("localhost")  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 def test_a_host_that_refuses_connections_is_no_engine(host: SimHost, leaves_nothing: None) -> None:
@@ -103,7 +104,7 @@ def lines_run(work: Callable[[], object]) -> int:
         count += 1
         return trace
 
-    sys.settrace(trace)  # type: ignore[arg-type]
+    sys.settrace(trace)  # type: ignore[arg-type]  # its type is recursive: mypy has no name for it
     try:
         work()
     finally:
@@ -316,7 +317,7 @@ def test_freeing_is_refused_while_a_thread_waits(rig: Rig) -> None:
     rig.engine.evenable_domain_death(domid, 1)
     waiter = threading.Thread(target=rig.engine.event_wait)
     waiter.start()
-    rig.until(lambda: rig.engine._ctx.core.osevents.awaited, "the thread waits")  # type: ignore[attr-defined]
+    rig.until(lambda: rig.engine._ctx.core.osevents.awaited, "the thread waits")  # type: ignore[attr-defined]  # behind the interface, this implementation's own
     with pytest.raises(MisuseError, match="another thread"):
         rig.engine.ctx_free()
     rig.host.destroy_domain(domid)
@@ -508,10 +509,8 @@ def test_in_a_patched_process_it_switches_no_greenlets(tmp_path: Any) -> None:
 
 
 def test_gevent_is_named_as_the_owner_of_sigchld(host: SimHost) -> None:
-    gevent = pytest.importorskip("gevent")
-
     def attempt() -> None:
-        loop = gevent.get_hub().loop
+        loop: Any = gevent.get_hub().loop
         # Other tests in this process may have had it installed.
         loop.reset_sigchld()
         loop.install_sigchld()

@@ -37,7 +37,7 @@ def test_an_unknown_name_lists_those_that_are_known(monkeypatch: pytest.MonkeyPa
     with pytest.raises(EngineUnavailable, match=r"no engine 'xend' \(\$GXL_ENGINE names it\)"):
         engines.choose()
     with pytest.raises(TypeError, match="by its name"):
-        engines.choose(3)  # type: ignore[arg-type]
+        engines.choose(3)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_broken_engine_is_named_and_hurts_nobody_else(target: str, verb: str, 
 
 def test_what_is_neither_an_engine_nor_a_name_is_refused() -> None:
     with pytest.raises(TypeError, match="provides IEngine, not <class"):
-        engines.provide(EmbeddedEngine)  # type: ignore[arg-type]
+        engines.provide(EmbeddedEngine)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 def test_choosing_another_engine_loads_neither_cffi_nor_an_event_loop() -> None:

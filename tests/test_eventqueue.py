@@ -192,7 +192,7 @@ def calls_made(work: Callable[[], object]) -> int:
         count += 1
         return trace
 
-    sys.settrace(trace)  # type: ignore[arg-type]
+    sys.settrace(trace)  # type: ignore[arg-type]  # its type is recursive: mypy has no name for it
     try:
         work()
     finally:

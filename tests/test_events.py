@@ -290,7 +290,7 @@ def test_events_without_seq_and_other_things_are_in_no_order() -> None:
     with pytest.raises(TypeError, match="no seq"):
         sorted([DomainDeath(7), DomainDeath(8, seq=1)])
     with pytest.raises(TypeError, match="not supported"):
-        DomainDeath(7, seq=1) < 5  # noqa: B015  # type: ignore[operator]
+        DomainDeath(7, seq=1) < 5  # noqa: B015  # type: ignore[operator]  # that it raises is what is tested
     assert not DomainDeath(7, seq=1) > DomainDeath(8, seq=1)
 
 

@@ -136,7 +136,7 @@ def test_a_disk_that_can_not_be_is_refused_before_anything_changes(arguments: di
 def test_an_error_that_is_no_number_can_not_be_asked_for() -> None:
     with SimHost() as host:
         with pytest.raises(ValueError, match=r"11\.0"):
-            host.fail_next("READ", 11.0)  # type: ignore[arg-type]
+            host.fail_next("READ", 11.0)  # type: ignore[arg-type]  # that it is refused is what is tested
         host.fail_next("READ", errno.EAGAIN)
 
 

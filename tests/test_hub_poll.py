@@ -62,7 +62,7 @@ class Thread(threading.Thread):
 def parked(ctx: gxl.Context) -> int:
     """How many threads wait at this Context, the one that pumps included."""
     with ctx._pump.lock:
-        return len(ctx._pump.binding._waiting)  # type: ignore[attr-defined]
+        return len(ctx._pump.binding._waiting)  # type: ignore[attr-defined]  # behind the interface, this implementation's own
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -97,7 +97,7 @@ def test_an_event_wakes_the_thread_that_gets_it_and_no_other(world: World, woken
     threads = {}
     for count, domid in enumerate(domids, 2):
         threads[domid] = Thread(ctx.event_wait, domid=domid)
-        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]
+        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]  # mypy infers no lambda that has a default
     for domid in reversed(domids):
         world.host.destroy_domain(domid)
         assert threads[domid].outcome.domid == domid
@@ -117,7 +117,7 @@ def test_an_event_of_a_watcher_wakes_one_of_the_threads_that_share_it(
     threads = []
     for count in range(2, 7):
         threads.append(Thread(next, watcher))
-        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]
+        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]  # mypy infers no lambda that has a default
     for thread, domid in zip(threads[:4], domids, strict=False):
         world.host.destroy_domain(domid)
         assert thread.outcome.domid == domid
@@ -135,7 +135,7 @@ def test_the_thread_that_leaves_hands_the_pumping_on(world: World) -> None:
     threads = []
     for count, domid in enumerate(domids, 1):
         threads.append(Thread(ctx.event_wait, domid=domid))
-        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]
+        until(lambda count=count: parked(ctx) == count)  # type: ignore[misc]  # mypy infers no lambda that has a default
     # Each is the one that pumps when its event comes.
     for domid, thread in zip(domids, threads, strict=True):
         world.host.destroy_domain(domid)
@@ -195,7 +195,7 @@ def test_interest_that_another_thread_adds_wakes_the_pump(world: World) -> None:
     ctx = world.open()
     domid = world.host.create_domain()
     waiting = Thread(ctx.event_wait)
-    until(lambda: ctx._pump.lock._polled)  # type: ignore[attr-defined]
+    until(lambda: ctx._pump.lock._polled)  # type: ignore[attr-defined]  # behind the interface, this implementation's own
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
     assert isinstance(waiting.outcome, DomainDeath)
@@ -261,7 +261,7 @@ def test_only_whoever_holds_the_lock_talks_to_xenstored(world: World, monkeypatc
     flush = SideChannel._flush
 
     def noting(side: SideChannel) -> None:
-        held.append(ctx._pump.lock._lock._is_owned())  # type: ignore[attr-defined]
+        held.append(ctx._pump.lock._lock._is_owned())  # type: ignore[attr-defined]  # behind the interface, this implementation's own
         flush(side)
 
     monkeypatch.setattr(SideChannel, "_flush", noting)
@@ -342,7 +342,7 @@ def test_ctrl_c_ends_the_wait_and_another_thread_pumps_on(world: World) -> None:
 
 
 def parked_unlocked(ctx: gxl.Context) -> int:
-    return len(ctx._pump.binding._waiting)  # type: ignore[attr-defined]
+    return len(ctx._pump.binding._waiting)  # type: ignore[attr-defined]  # behind the interface, this implementation's own
 
 
 def test_callbacks_run_one_after_the_other_in_a_thread_where_they_may_wait(world: World) -> None:

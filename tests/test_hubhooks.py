@@ -70,7 +70,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(
 @pytest.mark.parametrize("name", [b"gevent", 3, object()])
 def test_a_name_is_a_str(name: object) -> None:
     with pytest.raises(TypeError, match="must be a str"):
-        hubhooks.choose(name)  # type: ignore[arg-type]
+        hubhooks.choose(name)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_provider_that_fails_when_it_is_attached_is_named_and_leaves_no_engine
 @pytest.mark.parametrize("hub", [IHub, hubhooks, 7, b"poll"])
 def test_what_is_neither_a_hub_nor_a_name_is_refused(hub: object) -> None:
     with pytest.raises(TypeError, match=f"provides IHub, not {re.escape(repr(hub))}"):
-        gxl.Context(engine="embedded", hub=hub)  # type: ignore[arg-type]
+        gxl.Context(engine="embedded", hub=hub)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 def test_looking_for_a_hub_imports_no_loop() -> None:

@@ -25,7 +25,7 @@ def implementations() -> Iterator[tuple[type, InterfaceClass]]:
         module = importlib.import_module(found.name)
         for entry in vars(module).values():
             if isinstance(entry, type) and entry.__module__ == module.__name__:
-                yield from ((entry, interface) for interface in implementedBy(entry) if interface in CONTRACT)  # type: ignore[no-untyped-call]
+                yield from ((entry, interface) for interface in implementedBy(entry) if interface in CONTRACT)  # type: ignore[no-untyped-call]  # zope.interface's is not typed
 
 
 IMPLEMENTATIONS = list(implementations())

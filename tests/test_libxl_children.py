@@ -268,7 +268,7 @@ def test_children_are_reported_only_where_the_application_reaps(engine: LibxlEng
         with pytest.raises(ValueError, match="as from waitpid"):
             engine.childproc_reaped(pid, status)
     with pytest.raises(TypeError, match="pid must be an int"):
-        engine.childproc_reaped("1", 0)  # type: ignore[arg-type]
+        engine.childproc_reaped("1", 0)  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 @EVERY_MODE

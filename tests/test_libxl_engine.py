@@ -31,20 +31,20 @@ Open = Callable[[], LibxlEngine]
 
 def test_malformed_arguments_are_refused(engine: LibxlEngine) -> None:
     cases: list[tuple[type[Exception], Callable[[], object]]] = [
-        (TypeError, lambda: engine.evenable_domain_death("1")),  # type: ignore[arg-type]
+        (TypeError, lambda: engine.evenable_domain_death("1")),  # type: ignore[arg-type]  # that it is refused is what is tested
         (ValueError, lambda: engine.evenable_domain_death(-1)),
         (ValueError, lambda: engine.evenable_domain_death(2**32)),
         (ValueError, lambda: engine.evenable_domain_death(1, 2**64)),
         (TypeError, lambda: engine.evenable_domain_death(True)),
         (ValueError, lambda: engine.evenable_disk_eject(1, "nonsense")),
-        (TypeError, lambda: engine.evenable_disk_eject(1, b"xvda")),  # type: ignore[arg-type]
+        (TypeError, lambda: engine.evenable_disk_eject(1, b"xvda")),  # type: ignore[arg-type]  # that it is refused is what is tested
         (ValueError, lambda: engine.event_check(1 << 30)),
-        (TypeError, lambda: engine.event_check(predicate=3)),  # type: ignore[arg-type]
-        (TypeError, lambda: engine.event_wait(predicate=3)),  # type: ignore[arg-type]
-        (TypeError, lambda: engine.domain_pause(1, 5)),  # type: ignore[arg-type]
-        (TypeError, lambda: engine.ao_abort(None)),  # type: ignore[arg-type]
+        (TypeError, lambda: engine.event_check(predicate=3)),  # type: ignore[arg-type]  # that it is refused is what is tested
+        (TypeError, lambda: engine.event_wait(predicate=3)),  # type: ignore[arg-type]  # that it is refused is what is tested
+        (TypeError, lambda: engine.domain_pause(1, 5)),  # type: ignore[arg-type]  # that it is refused is what is tested
+        (TypeError, lambda: engine.ao_abort(None)),  # type: ignore[arg-type]  # that it is refused is what is tested
         (ValueError, lambda: engine.osevent_beforepoll(-1.0)),
-        (TypeError, lambda: engine.osevent_beforepoll("now")),  # type: ignore[arg-type]
+        (TypeError, lambda: engine.osevent_beforepoll("now")),  # type: ignore[arg-type]  # that it is refused is what is tested
         (ValueError, lambda: engine.osevent_beforepoll(float("nan"))),
         (ValueError, lambda: engine.osevent_afterpoll([(-1, 1, 1)])),
         (ValueError, lambda: engine.osevent_afterpoll([(1, 1 << 20, 1)])),

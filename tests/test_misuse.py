@@ -122,7 +122,7 @@ def slow_handler(name: str, heard: Callable[[logging.LogRecord], object]) -> Ite
     """A handler as a patched process has it: it writes to a socket, say, and others run meanwhile."""
 
     class Handler(logging.Handler):
-        def createLock(self) -> None:  # noqa: N802
+        def createLock(self) -> None:  # noqa: N802  logging's name for it
             self.lock = None
 
         def handle(self, record: logging.LogRecord) -> bool:

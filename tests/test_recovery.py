@@ -161,7 +161,7 @@ def test_an_operation_under_way_ends_and_says_that_its_outcome_is_unknown(world:
             operation.wait()
     back(ctx)
     assert next(event for event in iter(ctx.event_check, None) if isinstance(event, OperationComplete)).rc == -1
-    turn(ctx, lambda: not list(ctx._pump.recovery.former()))  # type: ignore[union-attr]
+    turn(ctx, lambda: not list(ctx._pump.recovery.former()))  # type: ignore[union-attr]  # None fails the test, too
     assert ctx.metrics().abandoned == 0
 
 
@@ -262,7 +262,7 @@ def test_one_connection_that_is_cut_is_noticed_at_once(world: World, whose: str)
         # libxl itself says nothing about it.
         cut(pump.reign.engine.hangup_fd)
     else:
-        cut(pump.reign.engine._ctx.store._connection.fileno())  # type: ignore[attr-defined]
+        cut(pump.reign.engine._ctx.store._connection.fileno())  # type: ignore[attr-defined]  # behind the interface, this implementation's own
     world.host.destroy_domain(domid)
     turn(ctx, lambda: ctx.metrics().recoveries == 1)
     events = [event for event in iter(ctx.event_check, None) if not isinstance(event, Resynced)]

@@ -86,6 +86,6 @@ def _on(world: World) -> object:
     original = gxl.Context.__init__
 
     def init(self: gxl.Context, *args: object, **how: object) -> None:
-        original(self, world.make_engine, **how)  # type: ignore[arg-type]
+        original(self, world.make_engine, **how)  # type: ignore[arg-type]  # passed on as it came
 
     return init

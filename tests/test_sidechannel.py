@@ -112,7 +112,7 @@ class Device:
 def test_where_there_is_no_end_of_file_a_ping_that_is_not_answered_tells() -> None:
     hooks, device = Recorder(), Device()
     lost: list[str] = []
-    side = SideChannel(device, hooks, lambda why, *_: lost.append(why), lambda: None, lambda f: f())  # type: ignore[arg-type]
+    side = SideChannel(device, hooks, lambda why, *_: lost.append(why), lambda: None, lambda f: f())  # type: ignore[arg-type]  # the device has of a connection only what is needed here
     assert [name for name, *_ in hooks.calls] == ["fd_register", "timeout_register"]
     side.ping()
     assert not lost
@@ -125,8 +125,8 @@ def test_where_there_is_no_end_of_file_a_ping_that_is_not_answered_tells() -> No
 def test_a_connection_that_takes_nothing_now_is_asked_again_when_it_can() -> None:
     hooks, device = Recorder(), Device()
     taken = [5, 10**6]
-    device.send = lambda data: taken.pop(0) if taken[0] < len(data) else len(data)  # type: ignore[method-assign]
-    side = SideChannel(device, hooks, lambda *_: None, lambda: None, lambda f: f())  # type: ignore[arg-type]
+    device.send = lambda data: taken.pop(0) if taken[0] < len(data) else len(data)  # type: ignore[method-assign]  # replaced on purpose
+    side = SideChannel(device, hooks, lambda *_: None, lambda: None, lambda f: f())  # type: ignore[arg-type]  # the device has of a connection only what is needed here
     side.close()
     side.close()
     assert [name for name, *_ in hooks.calls].count("fd_deregister") == 1
@@ -145,7 +145,7 @@ def test_what_has_appeared_is_certain_only_once_it_was_looked_at() -> None:
     def look() -> None:
         looks.append(side.catch_up())
 
-    side = SideChannel(device, Recorder(), lambda *_: None, look, lambda f: None)  # type: ignore[arg-type]
+    side = SideChannel(device, Recorder(), lambda *_: None, look, lambda f: None)  # type: ignore[arg-type]  # the device has of a connection only what is needed here
     # xenstored may not have taken the watch yet.
     assert not side.catch_up()
     _told(side, device, b"@introduceDomain")
@@ -165,7 +165,7 @@ def test_what_has_appeared_is_certain_only_once_it_was_looked_at() -> None:
 
 def test_nothing_is_certain_while_there_is_more_to_read() -> None:
     device = Device()
-    side = SideChannel(device, Recorder(), lambda *_: None, lambda: None, lambda f: None)  # type: ignore[arg-type]
+    side = SideChannel(device, Recorder(), lambda *_: None, lambda: None, lambda f: None)  # type: ignore[arg-type]  # the device has of a connection only what is needed here
     _told(side, device, b"@introduceDomain")
     side.ready()
     assert side.catch_up()
@@ -176,7 +176,7 @@ def test_nothing_is_certain_while_there_is_more_to_read() -> None:
     requests = Decoder().feed(device.sent[asked:])
     answers = b"".join(encode(Message(Operation.READ, request.request_id, 0, b"n" * 4000)) for request in requests)
     rest = [answers[:65536], answers[65536:]]
-    device.recv = lambda size: rest.pop(0)  # type: ignore[method-assign]
+    device.recv = lambda size: rest.pop(0)  # type: ignore[method-assign]  # replaced on purpose
     assert not side.catch_up()
     assert side.catch_up()
     assert len(names) == 20

@@ -143,7 +143,7 @@ def test_a_with_block_closes_the_context_however_it_is_left(world: World, engine
             break
     assert engines.all_closed()
     with pytest.raises(ZeroDivisionError), gxl.watch(engine=engines(), hub=world.hub):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  that it raises is what is tested
 
 
 def test_the_timeout_ends_the_iteration_and_closes_the_context(world: World, engines: Engines) -> None:

@@ -156,7 +156,7 @@ def test_domains_that_are_long_gone_are_forgotten_and_the_late_reader_begins_ane
             browser.until_domains(lambda domains: set(domids) <= set(domains))
         for domid in domids:
             world.host.destroy_domain(domid)
-            until(lambda domid=domid: domid not in application._board._domains)  # type: ignore[misc]
+            until(lambda domid=domid: domid not in application._board._domains)  # type: ignore[misc]  # mypy infers no lambda that has a default
         with Browser(server, browser) as again:
             again.until_domains(lambda domains: not set(domids) & set(domains))
             assert again.anew
@@ -335,7 +335,7 @@ def test_bad_arguments_are_named_before_anything_is_watched(
         Application(ctx, **how)
     assert ctx.metrics().evgens == 0
     with pytest.raises(TypeError, match="Context"):
-        Application("ctx")  # type: ignore[arg-type]
+        Application("ctx")  # type: ignore[arg-type]  # that it is refused is what is tested
 
 
 def test_a_closed_application_leaves_nothing_behind(world: World) -> None:

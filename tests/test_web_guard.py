@@ -170,14 +170,14 @@ def test_a_link_on_another_page_leads_to_the_page_and_to_nothing_that_acts(ctx: 
 
 def test_a_large_body_is_refused_unread(ctx: gxl.Context) -> None:
     host = client(ctx, allow=["eject"])
-    domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]
+    domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]  # the embedded engine's own
     address = f"/api/domains/{ctx.engine.domain_info(domid).uuid}/eject"
     assert host.post(address, data=b"x" * 10_000, content_type="application/json", headers=bearer()).status_code == 413
 
 
 def test_a_body_that_nests_too_deeply_is_refused_like_any_that_is_wrong(ctx: gxl.Context) -> None:
     host = client(ctx, allow=["eject"])
-    domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]
+    domid = ctx.engine.host.create_domain()  # type: ignore[attr-defined]  # the embedded engine's own
     address = f"/api/domains/{ctx.engine.domain_info(domid).uuid}/eject"
     answer = host.post(address, data=b"[" * 4000, content_type="application/json", headers=bearer())
     assert answer.status_code == 400

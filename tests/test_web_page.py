@@ -139,7 +139,7 @@ class Page:
 
     def complaints(self) -> list[str]:
         """What the browser found wrong, apart from servers that are not there."""
-        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's is not typed
         return [
             entry["message"] for entry in entries if "ERR_" not in entry["message"] and " 401 " not in entry["message"]
         ]
@@ -163,7 +163,7 @@ def driver(require: Requirements, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture
 def page(driver: Chrome) -> Iterator[Page]:
     page = Page(driver)
-    driver.get_log("browser")  # type: ignore[no-untyped-call]
+    driver.get_log("browser")  # type: ignore[no-untyped-call]  # selenium's is not typed
     yield page
     assert page.complaints() == []
     driver.get("about:blank")

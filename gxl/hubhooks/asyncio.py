@@ -191,7 +191,7 @@ class _Waiter:
 
     def _park(self, timeout: float | None) -> tuple[asyncio.Future[None], Cancel]:
         self._future = self._binding.loop.create_future()
-        cancel: Cancel = lambda: None  # noqa: E731
+        cancel: Cancel = lambda: None  # noqa: E731  a def could not be assigned anew
         if timeout is not None:
             cancel = self._binding.later(timeout, self._resume)
         return self._future, cancel

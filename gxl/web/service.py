@@ -39,7 +39,7 @@ class _Handler(WSGIHandler):
     """Does not wait for ever for clients that open a connection and say nothing, or say or take it byte by byte."""
 
     # What a socket says whose time is over: nothing to report, as little as a broken connection.
-    ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, "timed out")  # type: ignore[arg-type]
+    ignored_socket_errors = (*WSGIHandler.ignored_socket_errors, "timed out")  # type: ignore[arg-type]  # its stubs know numbers only
 
     def handle(self) -> None:
         self.socket.settimeout(IDLE)

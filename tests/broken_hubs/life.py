@@ -74,7 +74,7 @@ class NoticesAWakeUpFromAReportWhenTheTimeIsUp(right._Waiter):
 
 @fault("a_forked_child_hears_nothing_of_what_its_parent_watched")
 class HearsInAChildWhatItsParentWatched(right.AsyncioBinding):
-    made: list[Any] = []  # noqa: RUF012
+    made: list[Any] = []  # noqa: RUF012  shared by all on purpose: that is the fault
 
     def __init__(self, loop: Any, sink: Any) -> None:
         super().__init__(loop, sink)

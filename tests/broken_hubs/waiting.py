@@ -31,7 +31,7 @@ class WaitsTooShort(right._Waiter):
 
 @fault("one_waiter_is_woken_and_no_other")
 class WakesEverybody(right._Waiter):
-    everybody: list[Any] = []  # noqa: RUF012
+    everybody: list[Any] = []  # noqa: RUF012  shared by all on purpose: that is the fault
 
     def __init__(self, binding: Any) -> None:
         super().__init__(binding)
@@ -99,12 +99,12 @@ class LetsReportsOut(right.AsyncioBinding):
 
 @fault("everything_has_the_contracts_shape")
 class LacksAMethod(right.AsyncioBinding):
-    spawn = None  # type: ignore[assignment]
+    spawn = None  # type: ignore[assignment]  # that it is missing is the fault
 
 
 @fault("everything_has_the_contracts_shape")
 class LacksAHook(right._OSEvent):
-    timeout_deregister = None  # type: ignore[assignment]
+    timeout_deregister = None  # type: ignore[assignment]  # that it is missing is the fault
 
 
 @fault("what_is_spawned_may_wait_and_so_may_what_it_spawns")

@@ -107,7 +107,7 @@ def link_of_an_operation(world: World, ctx: gxl.Context, domid: int, raiser: Rai
 
 def handler_of_the_log(world: World, ctx: gxl.Context, domid: int, raiser: Raiser) -> None:
     handler = logging.Handler()
-    handler.emit = raiser  # type: ignore[method-assign]
+    handler.emit = raiser  # type: ignore[method-assign]  # replaced on purpose
     logger = logging.getLogger("gxl")
     logger.addHandler(handler)
     try:

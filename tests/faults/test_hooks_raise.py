@@ -76,7 +76,7 @@ class FaultyHub:
         binding.childproc, children = _Hooks(binding.childproc, self._faults, HOOKS[-1:]), binding.childproc
         binding.childproc.close = children.close
         alsoProvides(binding.childproc, IChildProcHooks)
-        return binding  # type: ignore[no-any-return]
+        return binding  # type: ignore[no-any-return]  # the provider that is wrapped may be any
 
 
 ERRORS = (gxl.GxlError, OSError, MemoryError)

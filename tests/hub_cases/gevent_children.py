@@ -43,7 +43,7 @@ def test_children_of_gevents_subprocess_and_patched_forks_run_beside(rig: Blocki
     for number in range(40):
         greenlets.append(gevent.spawn(popen, number))
         greenlets.append(gevent.spawn(fork_and_wait, number))
-        pid = fork(rig, lambda number=number: number)  # type: ignore[misc]
+        pid = fork(rig, lambda number=number: number)  # type: ignore[misc]  # mypy infers no lambda that has a default
         expected[pid] = number << 8
         gevent.sleep(0)
     rig.until(lambda: len(rig.sink.children) >= 40, "the engine's children are reported")
@@ -79,7 +79,7 @@ def test_a_sigchld_handler_replaced_behind_gevents_back_loses_no_child(rig: Bloc
         rig.until(lambda: len(rig.sink.children) == 2, "the second is reported")
         assert rig.sink.children[1] == (pid, 2 << 8)
     finally:
-        HUB.loop.reset_sigchld()  # type: ignore[attr-defined]
+        HUB.loop.reset_sigchld()  # type: ignore[attr-defined]  # its stubs don't know
         HUB.loop.install_sigchld()
 
 
@@ -100,8 +100,8 @@ def test_without_pidfds_the_loop_alone_tells(rig: BlockingRig, monkeypatch: pyte
 
     monkeypatch.setattr(os, "pidfd_open", unknown)
     # As in a process that has had no child yet: a SIGCHLD that finds no handler is gone.
-    HUB.loop.reset_sigchld()  # type: ignore[attr-defined]
-    pids = {fork(rig, lambda n=n: n): n << 8 for n in range(5)}  # type: ignore[misc]
+    HUB.loop.reset_sigchld()  # type: ignore[attr-defined]  # its stubs don't know
+    pids = {fork(rig, lambda n=n: n): n << 8 for n in range(5)}  # type: ignore[misc]  # mypy infers no lambda that has a default
     for pid in pids:
         dead(pid)
     rig.until(lambda: len(rig.sink.children) == 5, "the children are reported")

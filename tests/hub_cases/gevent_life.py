@@ -148,7 +148,7 @@ def test_a_wake_up_does_not_disturb_what_the_greenlet_does_next(rig: BlockingRig
     waiter = rig.binding.waiter()
 
     def wait_and_then_sleep() -> float:
-        with gevent.Timeout(0.005, False):  # type: ignore[arg-type]
+        with gevent.Timeout(0.005, False):  # type: ignore[arg-type]  # its stubs want an exception, and False is none
             waiter.wait(None)
         started = time.monotonic()
         gevent.sleep(0.05)

@@ -30,7 +30,7 @@ def build(builder: Any) -> Any:
 def _declared() -> Any:
     # By import statements: what freezes an application includes only what it finds in these.
     try:
-        from gxl.engines.libxl._declared import ffi  # type: ignore[import-not-found, unused-ignore]
+        from gxl.engines.libxl._declared import ffi  # type: ignore[import-not-found, unused-ignore]  # made when the package is built; a checkout has none
     except ModuleNotFoundError:
         from gxl.engines.libxl.declarations import ffibuilder
 

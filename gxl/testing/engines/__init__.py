@@ -32,7 +32,7 @@ _ROOMS = (
 # Before they are imported: pytest then says what a failed assertion of theirs compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
-from gxl.testing.engines import (  # noqa: E402
+from gxl.testing.engines import (  # noqa: E402  after register_assert_rewrite
     callbacks,
     children,
     deaths,
@@ -46,7 +46,7 @@ from gxl.testing.engines import (  # noqa: E402
     succession,
     timeouts,
 )
-from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process  # noqa: E402
+from gxl.testing.engines.rig import Drive, Rig, in_a_fresh_process  # noqa: E402  after register_assert_rewrite
 
 Case = Callable[[Rig], None]
 

@@ -238,6 +238,6 @@ def malformed_arguments_are_refused(rig: Rig) -> None:
             with pytest.raises(error):
                 call(*arguments)
     with pytest.raises(TypeError):
-        rig.engine.ao_abort(None)  # type: ignore[arg-type]
+        rig.engine.ao_abort(None)  # type: ignore[arg-type]  # that it is refused is what is tested
     assert not rig.host.domain_info(domid).paused
     assert rig.events() == []

@@ -227,4 +227,4 @@ def malformed_arguments_are_refused(rig: Rig) -> None:
         with pytest.raises(error):
             rig.engine.osevent_afterpoll(*arguments)
     with pytest.raises(TypeError):
-        rig.engine.osevent_beforepoll("now")  # type: ignore[arg-type]
+        rig.engine.osevent_beforepoll("now")  # type: ignore[arg-type]  # that it is refused is what is tested

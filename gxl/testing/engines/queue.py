@@ -118,7 +118,7 @@ def a_predicate_must_not_call_the_engine(rig: Rig) -> None:
         lambda: rig.engine.event_register_callbacks(None),
     ):
         with pytest.raises(MisuseError):
-            rig.engine.event_check(EVENTMASK_ALL, lambda event, call=call: call())  # type: ignore[misc]
+            rig.engine.event_check(EVENTMASK_ALL, lambda event, call=call: call())  # type: ignore[misc]  # mypy infers no lambda that has a default
     assert rig.queued() == events
 
 

@@ -90,7 +90,7 @@ async def dozens_that_die_at_once_are_each_reported_once(rig: Rig) -> None:
         os.read(reader, 1)
         return number
 
-    expected = {fork(rig, lambda n=n: when_all_are_there(n)): n << 8 for n in range(50)}  # type: ignore[misc]
+    expected = {fork(rig, lambda n=n: when_all_are_there(n)): n << 8 for n in range(50)}  # type: ignore[misc]  # mypy infers no lambda that has a default
     posix.close(writer)
     posix.close(reader)
     for pid in expected:
@@ -158,7 +158,7 @@ async def a_status_that_somebody_took_is_reported_as_a_failure_once(rig: Rig) ->
 
 
 async def the_applications_own_children_are_left_to_it(rig: Rig) -> None:
-    expected = {fork(rig, lambda n=n: n): n << 8 for n in range(20)}  # type: ignore[misc]
+    expected = {fork(rig, lambda n=n: n): n << 8 for n in range(20)}  # type: ignore[misc]  # mypy infers no lambda that has a default
     codes = []
     for number in range(10):
         done = subprocess.run([sys.executable, "-S", "-E", "-c", f"raise SystemExit({number})"], check=False)

@@ -123,7 +123,7 @@ async def an_fd_may_be_closed_and_its_number_used_again_in_the_same_turn(rig: Ri
             await rig.turn(1)
             assert not rig.sink.of(("new", turn)), "a report for the old pipe reached the new one"
         os.write(writer, b"x")
-        await rig.until(lambda key=("new", turn): rig.sink.of(key), "the new pipe is reported")  # type: ignore[misc]
+        await rig.until(lambda key=("new", turn): rig.sink.of(key), "the new pipe is reported")  # type: ignore[misc]  # mypy infers no lambda that has a default
         assert len(rig.sink.of(("old", turn))) == seen
         rig.osevent.fd_deregister(reader, registration)
         posix.close(reader)
@@ -211,7 +211,7 @@ async def an_fd_that_is_not_open_is_refused_and_leaves_no_trace(rig: Rig) -> Non
     posix.close(writer)
     for fd in (reader, -1, "0", None, True):
         try:
-            rig.osevent.fd_register(fd, POLLIN, "closed")  # type: ignore[arg-type]
+            rig.osevent.fd_register(fd, POLLIN, "closed")  # type: ignore[arg-type]  # that it is refused is what is tested
         except (OSError, TypeError, ValueError):
             continue
         raise AssertionError(f"fd {fd!r} was accepted")
@@ -226,7 +226,7 @@ async def events_that_poll_does_not_know_are_refused(rig: Rig) -> None:
     reader, _ = rig.pipe()
     for events in (1 << 31, -1, "1", None, True):
         try:
-            rig.osevent.fd_register(reader, events, "odd")  # type: ignore[arg-type]
+            rig.osevent.fd_register(reader, events, "odd")  # type: ignore[arg-type]  # that it is refused is what is tested
         except (TypeError, ValueError):
             continue
         raise AssertionError(f"events {events!r} were accepted")

@@ -187,8 +187,8 @@ class Rig:
             registration = self.osevent.fd_register(reader, 1, canary)
             due = object()
             self.osevent.timeout_register(0, due)
-            await self.until(lambda c=canary: self.sink.of(c), "a readable pipe is reported")  # type: ignore[misc]
-            await self.until(lambda d=due: d in self.sink.timeouts, "a timeout at 0 is reported")  # type: ignore[misc]
+            await self.until(lambda c=canary: self.sink.of(c), "a readable pipe is reported")  # type: ignore[misc]  # mypy infers no lambda that has a default
+            await self.until(lambda d=due: d in self.sink.timeouts, "a timeout at 0 is reported")  # type: ignore[misc]  # mypy infers no lambda that has a default
             self.osevent.fd_deregister(reader, registration)
             posix.close(reader)
             posix.close(writer)

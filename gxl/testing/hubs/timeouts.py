@@ -50,7 +50,7 @@ async def a_timeout_that_is_due_already_is_reported_soon_but_not_from_inside_the
         rig.sink.inside_hook = True
         rig.osevent.timeout_register(moment, token)
         rig.sink.inside_hook = False
-        await rig.until(lambda token=token: token in rig.sink.timeouts, "it is reported")  # type: ignore[misc]
+        await rig.until(lambda token=token: token in rig.sink.timeouts, "it is reported")  # type: ignore[misc]  # mypy infers no lambda that has a default
     await rig.turn()
     assert len([token for token in rig.sink.timeouts if isinstance(token, tuple)]) == 4
 
@@ -101,7 +101,7 @@ async def modify_races_with_the_timeouts_own_occurrence_and_it_is_reported_once(
         while time.monotonic() < end:
             pass
         rig.osevent.timeout_modify(registration, 0)
-        await rig.until(lambda token=token: token in rig.sink.timeouts, "it is reported")  # type: ignore[misc]
+        await rig.until(lambda token=token: token in rig.sink.timeouts, "it is reported")  # type: ignore[misc]  # mypy infers no lambda that has a default
         await rig.turn()
         assert rig.sink.timeouts.count(token) == 1
 
@@ -148,7 +148,7 @@ async def a_thousand_timeouts_are_each_reported_once(rig: Rig) -> None:
 async def a_moment_that_no_clock_can_show_disturbs_nobody(rig: Rig) -> None:
     for moment in (math.nan, "soon", None, True):
         try:
-            rig.osevent.timeout_register(moment, "no moment")  # type: ignore[arg-type]
+            rig.osevent.timeout_register(moment, "no moment")  # type: ignore[arg-type]  # that it is refused is what is tested
         except (TypeError, ValueError):
             continue
         raise AssertionError(f"{moment!r} was accepted")

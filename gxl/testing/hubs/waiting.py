@@ -98,7 +98,7 @@ async def one_waiter_is_woken_and_no_other(rig: Rig) -> None:
             rig.waiter.wake()
 
     for number in range(5):
-        rig.spawn(lambda number=number: wait(number))  # type: ignore[misc]
+        rig.spawn(lambda number=number: wait(number))  # type: ignore[misc]  # mypy infers no lambda that has a default
     await rig.until(lambda: len(waiters) == 5, "all wait")
     waiters[3].wake()
     await rig.until(lambda: woken, "one was woken")
@@ -112,7 +112,7 @@ async def one_waiter_is_woken_and_no_other(rig: Rig) -> None:
 async def call_soon_calls_in_order_and_not_from_inside(rig: Rig) -> None:
     called: list[int] = []
     for number in range(3):
-        rig.binding.call_soon(lambda number=number: called.append(number))  # type: ignore[misc]
+        rig.binding.call_soon(lambda number=number: called.append(number))  # type: ignore[misc]  # mypy infers no lambda that has a default
     assert called == []
     rig.binding.call_soon(rig.waiter.wake)
     await rig.until(lambda: len(called) == 3, "all were called")
