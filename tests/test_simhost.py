@@ -2,6 +2,7 @@
 import errno
 import select
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from uuid import UUID
@@ -584,3 +585,26 @@ def test_a_host_leaves_no_fd_behind(leaves_nothing: None) -> None:
         connection.close()
         other = host.connect()
     other.close()
+
+
+def test_a_request_has_no_more_to_do_after_many_deaths(local: SimHost, local_store: Store) -> None:
+    def calls() -> int:
+        counted = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count)
+        try:
+            local_store.do(Operation.READ, b"/tool\0")
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    before = calls()
+    for _ in range(20):
+        domid = local.create_domain()
+        local.add_disk(domid, "xvda")
+        local.mark_dying(domid)
+    assert calls() == before

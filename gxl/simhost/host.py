@@ -325,6 +325,7 @@ class SimHost:
     def _plant(self, entries: Iterable[layout.Entry]) -> None:
         for path, value, permissions in entries:
             self._daemon.store.plant(path.encode(), value.encode(), permissions)
+        self._settle()
 
     def _attach(self, plan: layout.DiskPlan) -> None:
         self._disks.setdefault(plan.domid, {})[plan.devid] = plan
@@ -344,6 +345,7 @@ class SimHost:
             self._daemon.release(domid)
         elif domain.shutdown_reason is not None:
             self._daemon.domain_shut_down(domid)
+        self._settle()
 
     def _store_changed(self, path: bytes) -> None:
         if path.endswith((b"/control/shutdown", b"/state")):
