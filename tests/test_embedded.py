@@ -351,6 +351,7 @@ def test_many_deaths_are_found_over_several_calls_and_in_order(rig: Rig) -> None
         for domid in domids:
             rig.host.destroy_domain(domid)
     rig.host.eject_disk(drive, "hdc")
+    rig.turn()  # finds who has changed, and that they are many
     rig.turn()
     first = len(rig.queued())
     assert 0 < first <= 100

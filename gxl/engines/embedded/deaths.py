@@ -22,7 +22,7 @@ from gxl.interfaces import IEvgen
 from gxl.simhost import DomainInfo, SimHost
 
 _RELEASE_DOMAIN = b"@releaseDomain"
-_SLICE = 64
+_SLICE = 32
 """So many domains are looked at in one call: a loop has others to serve when ten thousand have changed."""
 
 
@@ -49,7 +49,7 @@ class Deaths:
         self._waiting: dict[int, dict[DeathEvgen, None]] = {}
         # Those whose DomainDeath has been generated: of no more use, but still to be disabled.
         self._reported: set[DeathEvgen] = set()
-        # Domains with evgens that no look has taken into account yet.
+        # Domains that the next look is to include: with evgens that none has taken into account yet, or changed since.
         self._new: set[int] = set()
         self._seen = 0
         # Domains that have changed, ascending, and are to be looked at in calls to come.
@@ -96,9 +96,14 @@ class Deaths:
         if not self._waiting:
             return
         self._seen, changed = self._host.changes_since(self._seen)
-        waiting = self._waiting
-        self._due = deque(sorted(self._new.union(self._due, (domid for domid in changed if domid in waiting))))
-        self._new.clear()
+        self._new.update(self._waiting.keys() & changed)
+        if len(self._new) > _SLICE:
+            self._store.call_again(self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._due, self._new = deque(sorted(self._new)), set()
         self._look_on()
 
     def _look_on(self) -> None:
