@@ -52,7 +52,7 @@ class Feeds:
         self.lock = lock
         self.check_caller = check_caller
         self._log = log
-        # None until connect(), and between suspend() and resume().
+        # None until connect(), and after suspend() until the next.
         self._engine: IEngine | None = None
         self._side: SideChannel | None = None
         # Whether each domid was still whose it was when what is being delivered arrived. None: nobody has looked.
@@ -82,20 +82,24 @@ class Feeds:
         """Begin to report one life of `domid`, the one that it has now, to `sink`. `info`: as just found."""
         evgen = DomainDeathEvgen(self, domid, user, sink)
         with self.lock:
-            self._enable(evgen, partial(self._watch_domain, evgen, present, info))
+            self._enable(evgen, partial(self._watch_domain, evgen, present), info)
         return evgen
 
-    def _enable(self, evgen: Evgen, enable: Callable[[], None]) -> None:
+    def _enable(
+        self, evgen: Evgen, enable: Callable[[DomainInfo | None], None], info: DomainInfo | None = None
+    ) -> None:
         self._settle()  # which may find that the engine is lost
+        # What was just found of the domain is of no use to the next engine: it may have died by then.
+        later = partial(enable, None)
         if self._engine is None:
-            self.pending[evgen] = enable
+            self.pending[evgen] = later
             return
         try:
-            enable()
+            enable(info)
         except (LibxlError, Disaster):
             if not self._lost():
                 raise
-            self.pending[evgen] = enable
+            self.pending[evgen] = later
 
     def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, info: DomainInfo | None) -> None:
         domid = evgen.domid
@@ -123,9 +127,9 @@ class Feeds:
             self._enable(evgen, partial(self._watch_disk, evgen, number))
         return evgen
 
-    def _watch_disk(self, evgen: DiskEjectEvgen, number: int) -> None:
+    def _watch_disk(self, evgen: DiskEjectEvgen, number: int, info: DomainInfo | None) -> None:
         domid = evgen.domid
-        info = self._info(domid)
+        info = self._info(domid) if info is None else info
         feed = self._disks.get((domid, number))
         if feed is not None and feed.uuid is not None and info is not None and feed.uuid != info.uuid:
             self._close(feed)
@@ -233,7 +237,7 @@ class Feeds:
         self._engine = self._side = None
         self._certain = False
         self.names.no_answers()
-        feeds = list(self._by_token.values())
+        feeds = self.all()
         enabled = [feed.disengage for feed in feeds if feed.disengage is not None]
         self._by_token.clear()
         for feed in feeds:
@@ -243,44 +247,32 @@ class Feeds:
                 feed.spent = False
         return enabled
 
-    def resume(self, engine: IEngine, side: SideChannel) -> Iterator[None]:
-        """Enable at a new engine whatever has not ended meanwhile, a step at a time. connect() comes next."""
-        present = {info.domid: info for info in engine.list_domain()}
-        for feed in list(self._by_token.values()):
-            info = present.get(feed.domid)
-            if not feed.members:  # disabled meanwhile
+    def all(self) -> list[DomainFeed | DiskFeed]:
+        """All of them."""
+        return list(self._by_token.values())
+
+    def report_since(self) -> Iterator[None]:
+        """Report what has become of those that were watched, a step at a time.
+
+        What the new engine reports in between is reported, too; the latch sees to it that nothing is said twice.
+        """
+        for feed in self.all():
+            if feed.token not in self._by_token:  # ended meanwhile, or disabled
                 continue
             if isinstance(feed, DomainFeed):
-                if info is not None and info.uuid == feed.uuid and not info.dying:
-                    feed.engage(engine)
-            elif feed.uuid is None or info is None or info.uuid == feed.uuid:
-                feed.engage(engine, next(iter(feed.members)).vdev)
-            if feed.disengage is not None and not feed.named:
-                self.names.ask(feed, side)
-            yield
-
-    def evgens(self) -> Iterator[Evgen]:
-        """Every live evgen of the application's."""
-        for feed in self._by_token.values():
-            yield from feed.members
-
-    def report_since(self, present: dict[int, DomainInfo]) -> None:
-        """Report what has become of those that were watched, and enable what was to be enabled meanwhile."""
-        for feed in list(self._by_token.values()):
-            info = present.get(feed.domid)
-            if isinstance(feed, DomainFeed):
+                info = self._info(feed.domid)
                 if feed.disengage is None or info is None or info.uuid != feed.uuid:
                     self._end(feed)
                 else:
                     self._report_state(feed, info)
             elif feed.disengage is None:
                 self._drop_disk(feed)
+            yield
         while self._early:
-            self._eject(*self._early.pop(0))
-        for evgen, enable in list(self.pending.items()):
-            if evgen in self.pending:
-                enable()
-                self.pending.pop(evgen, None)
+            disk, event = self._early.pop(0)
+            if disk.token in self._by_token:
+                self._eject(disk, event)
+            yield
 
     def _report_state(self, feed: DomainFeed, info: DomainInfo) -> None:
         for evgen in list(feed.members):
@@ -439,11 +431,16 @@ class Feeds:
         self._close(feed)
 
     def _info(self, domid: int) -> DomainInfo | None:
-        try:
-            return self._at_hand().domain_info(domid)
-        except DomainNotFound:
-            return None
+        return info_of(self._at_hand(), domid)
 
     def _at_hand(self) -> IEngine:
         assert self._engine is not None
         return self._engine
+
+
+def info_of(engine: IEngine, domid: int) -> DomainInfo | None:
+    """How the domain is that has this domid; None if there is none."""
+    try:
+        return engine.domain_info(domid)
+    except DomainNotFound:
+        return None

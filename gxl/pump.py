@@ -345,6 +345,7 @@ class Pump:
     def _look_after(self) -> None:
         if self.freed or self.dead is not None:
             return
+        self.drain()
         if self.outage is not None:
             assert self.recovery is not None
             self.recovery.interrupted()
@@ -352,6 +353,8 @@ class Pump:
             self.lose(self.reign.engine.dead)
         elif self.side.closed or self.reign.hung_up:
             self.lose(Disaster(0, "a connection to xenstored has ended"))
+        elif self.recovery is not None:
+            self.recovery.interrupted()
 
     def lost(self) -> bool:
         """A call of the engine has failed: whether that is because the engine is lost, and another will come.
@@ -382,6 +385,7 @@ class Pump:
 
     def _hung_up(self, reign: Reign) -> None:
         why = "libxl's own connection to xenstored has ended"
+        self.drain()  # what was reported before is not lost
         if reign is self.reign:
             self.lose(Disaster(0, why))
         elif self.recovery is not None:

@@ -9,8 +9,11 @@ none of which waits for anything inside a call:
    it is served until it can, for a while, and abandoned after that.
 2. From time to time xenstored is called on, by a connection of gxl's own, which never blocks. libxl is not: its
    connecting waits for a daemon that does not accept, and its requests wait for one that does not answer.
-3. Once xenstored has answered, libxl is opened, and every evgen enabled anew, a few at a time. Whoever may have missed
-   something gets a Resynced, and then what has become of the domains is reported.
+3. Once xenstored has answered, libxl is opened, and every evgen enabled anew. Whoever may have missed something gets a
+   Resynced, and then what has become of the domains is reported.
+4. Evgens are enabled that were to be enabled meanwhile.
+
+There may be ten thousand evgens, and the loop has others to serve: so all of this is done a few steps at a time.
 
 If xenstored goes again in the middle of that, it begins anew, and nothing is reported twice: the evgens know what they
 have reported.
@@ -19,6 +22,7 @@ have reported.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import random
 import time
@@ -27,12 +31,13 @@ from typing import TYPE_CHECKING
 
 from gxl.errors import Disaster, GxlError, Outage
 from gxl.events import EventType, Resynced
-from gxl.evgens import DomainDeathEvgen
+from gxl.evgens import DomainDeathEvgen, DomainFeed
+from gxl.feeds import info_of
 from gxl.reign import Reign
 from gxl.shield import Shield
 
 if TYPE_CHECKING:
-    from gxl.interfaces import DomainInfo, IStoreConnection, ISuccession
+    from gxl.interfaces import IEngine, IStoreConnection, ISuccession
     from gxl.pump import Pump
     from gxl.sidechannel import SideChannel
 
@@ -47,6 +52,8 @@ SLICE_SECONDS = 0.002
 """How long to enable evgens in one turn of the loop. A single one takes libxl some round trips to xenstored."""
 PAUSE_SECONDS = 0.0005
 """How long not to, after that. Not 0: gevent does at once what is due at once, and looks at no fd before."""
+REPORT_SECONDS = 0.00025
+"""How long to report without a pause. gxl.arrivals takes eight of these for a turn's work."""
 LOG_SECONDS = 60.0
 """How often an attempt that fails for the same reason as before is logged."""
 
@@ -90,7 +97,9 @@ class Recovery:
         self._alarm: _Alarm | None = None
         self._former: dict[Reign, _Alarm] = {}
         self._next: Reign | None = None
+        # What is being done a few steps at a time, and what has the next of them done.
         self._steps: Iterator[None] = iter(())
+        self._go_on: Callable[[Iterator[None]], object] = self._enable_pending_soon
         pump.on_progress(self._free_former)
 
     def former(self) -> Iterator[Reign]:
@@ -113,6 +122,7 @@ class Recovery:
     def begin(self, disaster: Disaster, since: float | None, hung: bool) -> None:
         """The engine is lost."""
         pump = self._pump
+        self._give_up_attempt()  # there may be something to say of the latest outage
         self._lost = disaster
         self._since = time.time() if since is None else since
         self._attempts = 0
@@ -143,7 +153,11 @@ class Recovery:
         self._schedule()
 
     def interrupted(self) -> None:
-        """Ctrl-C may have taken the place of what was to come next: begin another attempt, whatever became of it."""
+        """Ctrl-C may have taken the place of what was to come next: see that it comes, or begin another attempt."""
+        if self._pump.outage is None:
+            # As other steps: what was to take them may still come, too.
+            self._begin(itertools.chain(self._steps), self._go_on)
+            return
         self._give_up_attempt()
         self._schedule()
 
@@ -209,25 +223,55 @@ class Recovery:
         except Exception as error:
             self.failed(f"the engine can't be used: {error}")
             return
-        self._steps = pump.feeds.resume(reign.engine, self._probe)
-        self._go_on()
+        self._begin(self._resume(reign.engine, self._probe), self._enable_soon)
 
-    def _go_on(self) -> None:
-        """Enable evgens for as long as the loop may stand still, and the rest in its next turns."""
-        end = time.perf_counter() + SLICE_SECONDS
+    def _begin(self, steps: Iterator[None], go_on: Callable[[Iterator[None]], object]) -> None:
+        self._steps, self._go_on = steps, go_on
+        go_on(steps)
+
+    def _finished(self, steps: Iterator[None], seconds: float) -> bool:
+        """Take steps for so long, unless others were begun. Whether these were all; if not, the rest comes soon."""
+        if steps is not self._steps:
+            return False
+        end = time.perf_counter() + seconds
+        for _ in steps:
+            if steps is not self._steps:
+                return False
+            if time.perf_counter() >= end:
+                self._go_on(steps)
+                return False
+        return steps is self._steps
+
+    def _resume(self, engine: IEngine, side: SideChannel) -> Iterator[None]:
+        """Enable at the new engine whatever has not ended meanwhile."""
+        feeds = self._pump.feeds
+        for feed in feeds.all():
+            if not feed.members:  # disabled meanwhile
+                continue
+            info = info_of(engine, feed.domid)
+            if isinstance(feed, DomainFeed):
+                if info is not None and info.uuid == feed.uuid and not info.dying:
+                    feed.engage(engine)
+            elif feed.uuid is None or info is None or info.uuid == feed.uuid:
+                feed.engage(engine, next(iter(feed.members)).vdev)
+            if feed.disengage is not None and not feed.named:
+                feeds.names.ask(feed, side)
+            yield
+
+    def _enable_soon(self, steps: Iterator[None]) -> None:
+        self._alarm = _Alarm(self._pump, PAUSE_SECONDS, lambda: self._enable(steps))
+
+    def _enable(self, steps: Iterator[None]) -> None:
         assert self._next is not None
         try:
-            for _ in self._steps:
-                if time.perf_counter() >= end:
-                    self._alarm = _Alarm(self._pump, PAUSE_SECONDS, self._go_on)
-                    return
-            present = {info.domid: info for info in self._next.engine.list_domain()}
+            finished = self._finished(steps, SLICE_SECONDS)
         except Exception as error:
             self.failed(f"the evgens can't be enabled again: {error}")
             return
-        self._take_its_place(present)
+        if finished:
+            self._take_its_place()
 
-    def _take_its_place(self, present: dict[int, DomainInfo]) -> None:
+    def _take_its_place(self) -> None:
         pump = self._pump
         assert self._next is not None
         assert self._probe is not None
@@ -236,17 +280,16 @@ class Recovery:
         pump.feeds.connect(pump.reign.engine, pump.side)
         pump.counters.recoveries += 1
         pump.log(logging.WARNING, "connected to Xen again, after %.1f s", time.time() - self._since)
-        try:
-            self._resynced(present)
-        except GxlError as error:
-            pump.lose(Disaster(0, f"what has become of the domains can't be found out: {error}"))
+        self._resynced()
+        self._begin(self._truth(), self._report_soon)
 
-    def _resynced(self, present: dict[int, DomainInfo]) -> None:
+    def _resynced(self) -> None:
         pump = self._pump
         reason = self._lost.message
         missed = {
             EventType.DOMAIN_SHUTDOWN if isinstance(evgen, DomainDeathEvgen) else EventType.DISK_EJECT
-            for evgen in pump.feeds.evgens()
+            for feed in pump.feeds.all()
+            for evgen in feed.members
             if evgen.sink == pump.accept
         }
         if any(following.sink == pump.accept for following in pump.followings):
@@ -256,9 +299,44 @@ class Recovery:
             pump.accept(pump.feeds.stamp(Resynced(0, reason, self._since, tuple(sorted(missed))), None, 0, None))
         for ender in list(pump.enders):
             ender.resynced(reason, self._since)
-        pump.feeds.report_since(present)
-        for following in list(pump.followings):
-            following.look(present.values())
+
+    def _truth(self) -> Iterator[None]:
+        pump = self._pump
+        yield from pump.feeds.report_since()
+        if pump.followings:
+            present = pump.reign.engine.list_domain()
+            for following in list(pump.followings):
+                following.look(present)
+
+    def _report_soon(self, steps: Iterator[None]) -> None:
+        # Among what has arrived: who asks for events, or enables an evgen, hears all of it before.
+        self._pump.arrived(lambda: self._report(steps))
+
+    def _report(self, steps: Iterator[None]) -> None:
+        with Shield():
+            try:
+                if self._finished(steps, REPORT_SECONDS):
+                    self._begin(self._pending(), self._enable_pending_soon)
+            except Exception as error:
+                self._pump.lose(Disaster(0, f"what has become of the domains can't be found out: {error}"))
+
+    def _pending(self) -> Iterator[None]:
+        """Enable what was to be enabled while there was no engine."""
+        pending = self._pump.feeds.pending
+        for evgen, enable in list(pending.items()):
+            if evgen in pending:
+                enable()
+                pending.pop(evgen, None)
+                yield
+
+    def _enable_pending_soon(self, steps: Iterator[None]) -> None:
+        self._alarm = _Alarm(self._pump, PAUSE_SECONDS, lambda: self._enable_pending(steps))
+
+    def _enable_pending(self, steps: Iterator[None]) -> None:
+        try:
+            self._finished(steps, SLICE_SECONDS)
+        except Exception as error:
+            self._pump.lose(Disaster(0, f"an evgen can't be enabled: {error}"))
 
     def _retire(self, reign: Reign, disablings: list[Callable[[], object]], hung: bool) -> None:
         """Free a lost engine, or keep it until it can be freed."""
@@ -288,6 +366,7 @@ class Recovery:
         reign.abandon()
 
     def _give_up_attempt(self) -> None:
+        self._steps = iter(())
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -296,5 +375,4 @@ class Recovery:
             self._probe = None
         if self._next is not None:
             reign, self._next = self._next, None
-            self._steps = iter(())
             self._retire(reign, self._pump.feeds.suspend(), hung=False)

@@ -22,9 +22,9 @@ class Place:
         self.host = host
         self._make_engine = make_engine
 
-    def open(self) -> gxl.Context:
+    def open(self, recover: bool = False) -> gxl.Context:
         """A Context at gevent's hub, for the scenario to close."""
-        return gxl.Context(engine=self._make_engine(), hub="gevent")
+        return gxl.Context(engine=self._make_engine if recover else self._make_engine(), hub="gevent", recover=recover)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +27,9 @@ HUBS = ("poll",)
 pytestmark = pytest.mark.usefixtures(soon.__name__)
 STRIDE = int(os.environ.get("GXL_INTERRUPTED_STRIDE", "23"))
 ROOM = Path(pump.__file__).parent
-ROOMS = {str(ROOM / f"{name}.py") for name in ("pump", "recovery", "reign", "feeds", "sidechannel", "operations")}
+ROOMS = {
+    str(ROOM / f"{name}.py") for name in ("pump", "recovery", "reign", "feeds", "sidechannel", "operations", "arrivals")
+}
 
 
 class Strike:
@@ -49,22 +52,30 @@ class Strike:
 def struck_after(world: World, steps: int) -> tuple[bool, bool]:
     """One loss, one Ctrl-C after so many steps. Whether it struck, and whether there were so many."""
     ctx = world.open(recover=True)
-    off, gone = world.host.create_domain(), world.host.create_domain(paused=True)
+    off, gone, late = (world.host.create_domain(paused=paused) for paused in (False, True, False))
     for domid in (off, gone):
         ctx.evenable_domain_death(domid)
     operation = ctx.domain_shutdown(gone, wait=False)
     ctx.list_domain()
     world.host.shutdown_domain(off, 3)
-    world.host.drop_connections()
     strike, struck = Strike(steps), False
-    sys.settrace(strike)
-    try:
-        # Takes no event: one that is being taken is the caller's to lose.
-        turn(ctx, lambda: ctx.queued == 2 and ctx.metrics().recoveries)
-    except KeyboardInterrupt:
-        struck = True
-    finally:
-        sys.settrace(None)
+
+    def traced(condition: Callable[[], object]) -> None:
+        nonlocal struck
+        sys.settrace(strike if strike.left > 0 else None)
+        try:
+            # Takes no event: one that is being taken is the caller's to lose.
+            turn(ctx, condition)
+        except KeyboardInterrupt:
+            struck = True
+        finally:
+            sys.settrace(None)
+
+    with world.host.down():
+        traced(lambda: ctx.outage)
+        turn(ctx, lambda: ctx.outage)
+        ctx.evenable_domain_death(late)
+    traced(lambda: ctx.metrics().recoveries and not ctx._pump.feeds.pending and not ctx._pump._arrivals)
     told: Counter[tuple[type[gxl.Event], int]] = Counter()
 
     def heard(kind: type[gxl.Event], domid: int) -> bool:
@@ -74,9 +85,9 @@ def struck_after(world: World, steps: int) -> tuple[bool, bool]:
     turn(ctx, lambda: ctx.outage is None and operation.done and ctx.metrics().recoveries)
     # An event at whose delivery it struck is a Disaster of its type, which is told.
     turn(ctx, lambda: heard(DomainShutdown, off) or ctx.metrics().disasters > ctx.metrics().recoveries)
-    for domid in (off, gone):
+    for domid in (off, gone, late):
         world.host.destroy_domain(domid)
-    turn(ctx, lambda: heard(DomainDeath, off) and heard(DomainDeath, gone))
+    turn(ctx, lambda: all(heard(DomainDeath, domid) for domid in (off, gone, late)))
     assert told.pop((Resynced, 0))
     assert set(told.values()) == {1}, (steps, told)
     world.close()

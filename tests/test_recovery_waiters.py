@@ -12,7 +12,7 @@ from outages import back, lost, soon, turn
 from worlds import World
 
 import gxl
-from gxl import DomainDeath, DomainShutdown, Resynced
+from gxl import DomainDeath, DomainShutdown, Resynced, arrivals, recovery
 from gxl.sidechannel import SideChannel
 
 pytestmark = pytest.mark.usefixtures(soon.__name__)
@@ -136,6 +136,104 @@ def test_evgens_are_enabled_anew_turn_by_turn_and_whatever_happens_in_between_is
     ]
     host.destroy_domain(rest[0])
     assert sorted(event.for_user for event in world.drained(ctx)) == [0, 2]
+
+
+def test_evgens_of_an_outage_are_enabled_turn_by_turn_though_xenstored_dies_in_between(
+    world: World,
+) -> None:
+    ctx = world.open(recover=True)
+    host = world.host
+    gone, off, ejecting, given_up, *rest = (host.create_domain() for _ in range(40))
+    host.add_disk(ejecting, "xvdc")
+    pending = ctx._pump.feeds.pending
+    with host.down():
+        lost(ctx)
+        for domid in rest[:20]:
+            ctx.evenable_domain_death(domid)
+        last = [ctx.evenable_domain_death(domid) for domid in (gone, off, ejecting, given_up, *rest[20:])]
+        ctx.evenable_disk_eject(ejecting, "xvdc")
+        every = len(pending)
+    back(ctx)
+    left = {len(pending)}
+    turn(ctx, lambda: left.add(len(pending)) or len(pending) < every - 5)
+    host.drop_connections()
+    lost(ctx)
+    back(ctx)
+    turn(ctx, lambda: left.add(len(pending)) or len(pending) < every - 15)
+    host.destroy_domain(gone)
+    host.shutdown_domain(off, 3)
+    host.eject_disk(ejecting, "xvdc")
+    last[3].disable()
+    host.destroy_domain(given_up)
+    turn(ctx, lambda: left.add(len(pending)) or not pending)
+    assert len(left) > 10, "all at once"
+    events = [event for event in world.drained(ctx) if not isinstance(event, Resynced)]
+    assert sorted((type(event).__name__, event.domid) for event in events) == [
+        ("DiskEject", ejecting),
+        ("DomainDeath", gone),
+        ("DomainShutdown", off),
+    ]
+    for domid in rest:
+        host.destroy_domain(domid)
+    assert sorted(event.domid for event in world.drained(ctx)) == sorted(rest)
+
+
+def test_what_became_of_the_domains_is_reported_turn_by_turn_and_before_the_next_loss(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(arrivals, "_SLICE", 0.0)
+    ctx = world.open(recover=True)
+    host = world.host
+    domids = [host.create_domain() for _ in range(60)]
+    for domid in domids:
+        ctx.evenable_domain_death(domid)
+    world.barrier(ctx)
+
+    def known() -> int:
+        return ctx.metrics().events[gxl.EventType.DOMAIN_DEATH] - 1  # the barrier's
+
+    def amid() -> tuple[int, int]:
+        ctx.event_wait(domid=domids[5])
+        before = known()
+        host.drop_connections()
+        lost(ctx)
+        return before, known()
+
+    waiting = gevent.spawn(amid)
+    gevent.sleep(0)
+    with host.down():
+        lost(ctx)
+        for domid in domids:
+            host.destroy_domain(domid)
+    before, after = waiting.get(timeout=10)
+    assert 5 < before < 30, "all at once"
+    assert after == 60
+    back(ctx)
+    first, *events = iter(ctx.event_check, None)
+    assert isinstance(first, Resynced)
+    assert [event.domid for event in events] == domids[:5] + domids[6:]
+
+
+def test_what_was_found_before_libxls_connection_ended_is_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_SLICE", 0.0)
+    ctx = world.open(recover=True)
+    domids = [world.host.create_domain() for _ in range(30)]
+    for domid in domids:
+        world.host.add_disk(domid, "xvdc")
+        ctx.evenable_disk_eject(domid, "xvdc")
+    world.barrier(ctx)
+    waiting = gevent.spawn(ctx.event_wait, domid=domids[0])
+    waiting.link(lambda _: ctx._pump._hung_up(ctx._pump.reign))
+    gevent.sleep(0)
+    for domid in domids:
+        world.host.eject_disk(domid, "xvdc")
+    waiting.get(timeout=10)
+    lost(ctx)
+    assert sorted(event.domid for event in iter(ctx.event_check, None)) == domids[1:]
+    back(ctx)
 
 
 def test_closing_during_an_outage_ends_at_once_and_waiters_are_told(world: World) -> None:
