@@ -72,9 +72,14 @@ def check_filters(
     typemask: int, predicate: object, domid: int | str | UUID | None, user: int | None
 ) -> tuple[int, int | str | UUID | None, int | None]:
     """What event_check and event_wait choose events by."""
-    if predicate is None and user is None and typemask == EVENTMASK_ALL and (domid is None or type(domid) is int):
+    if (
+        predicate is None
+        and user is None
+        and typemask == EVENTMASK_ALL
+        and (domid is None or (type(domid) is int and 0 <= domid < DOMID_LIMIT))
+    ):
         # What most ask for, at each event.
-        return EVENTMASK_ALL, domid if domid is None else check_domid(domid), None
+        return EVENTMASK_ALL, domid, None
     check_callable(predicate, "predicate")
     return (
         check_typemask(typemask),

@@ -110,10 +110,14 @@ class Context(Toolstack):
         with self._pump.lock:
             pump = self._enter()
             typemask, domid, user = check_filters(typemask, predicate, domid, user)
-            timeout = check_timeout(timeout)
-            pump.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
-            if timeout == 0 or not (domid is None or isinstance(domid, int)):
+            if timeout is not None:
+                timeout = check_timeout(timeout)
+            if pump.coroutines is not None:
+                pump.coroutines.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
+            if timeout == 0:
                 pump.drain()
+            if domid is None or isinstance(domid, int):
+                return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
             return whose.wait(pump, typemask, predicate, timeout, domid, user)
 
     def __aiter__(self) -> Self:

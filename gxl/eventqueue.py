@@ -67,18 +67,19 @@ class EventQueue:
     """Events in the order of their `seq`, each handed out once. Not locked: whoever owns it sees to that."""
 
     def __init__(self) -> None:
-        self._events: dict[int, Event] = {}
+        self.events: dict[int, Event] = {}
+        """Those that are queued, by seq. For looking at."""
         # By type, then by (domid, for_user), where None stands for any.
         self._lanes: dict[int, dict[tuple[int | None, int | None], _Lane]] = {}
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self.events)
 
     def put(self, seq: int, event: Event) -> None:
         """Queue `event`. `seq` is its place in the order; ValueError if another queued event has it."""
-        if seq in self._events:
+        if seq in self.events:
             raise ValueError(f"seq {seq} is queued already")
-        self._events[seq] = event
+        self.events[seq] = event
         lanes = self._lanes.setdefault(event.type, {})
         for key in _keys(event):
             lane = lanes.get(key)
@@ -104,7 +105,7 @@ class EventQueue:
         predicate sees each event that passes the rest, oldest first, once. If it raises, nothing has changed. It may
         itself use the queue; what it adds may or may not be seen by this call.
         """
-        if not self._events:
+        if not self.events:
             return None
         key = (domid, user)
         wanted = [
@@ -115,32 +116,32 @@ class EventQueue:
         if not wanted:
             return None
         if predicate is None:
-            return self._remove(min(lane.first(self._events) for lane in wanted))
+            return self._remove(min(lane.first(self.events) for lane in wanted))
         previous = -1
         for seq in heapq.merge(*(lane.walk() for lane in wanted)):
-            event = self._events.get(seq)
+            event = self.events.get(seq)
             # An event that the predicate puts back shifts the lane under the walk, which then meets a seq again.
             if event is None or seq <= previous:
                 continue
             previous = seq
-            if predicate(event) and self._events.get(seq) is event:
+            if predicate(event) and self.events.get(seq) is event:
                 return self._remove(seq)
         return None
 
     def clear(self) -> None:
         """Forget every event."""
-        self._events.clear()
+        self.events.clear()
         self._lanes.clear()
 
     def _remove(self, seq: int) -> Event:
-        event = self._events.pop(seq)
+        event = self.events.pop(seq)
         lanes = self._lanes[event.type]
         for key in _keys(event):
             lane = lanes[key]
             if lane.live == 1:
                 del lanes[key]
             else:
-                lane.drop(self._events)
+                lane.drop(self.events)
         if not lanes:
             del self._lanes[event.type]
         return event

@@ -32,20 +32,18 @@ def library_fork() -> Iterator[None]:
         _forks.of_the_library -= 1
 
 
-def process() -> int:
-    """The pid of this process, as os.getpid, but without the system call: it is asked for each event.
+pid = os.getpid()
+"""This process, as os.getpid, but without the system call: it is asked for each event.
 
-    A child that C has forked, past os.fork, is taken for its parent.
-    """
-    return _pid
+A child that C has forked, past os.fork, is taken for its parent.
+"""
 
 
 def _forked() -> None:
-    global _pid
-    _pid = os.getpid()
+    global pid
+    pid = os.getpid()
 
 
-_pid = os.getpid()
 os.register_at_fork(after_in_child=_forked)
 
 

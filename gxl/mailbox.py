@@ -16,6 +16,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import NoReturn
 
 from gxl.errors import WaitTimeout
 from gxl.eventqueue import EventQueue
@@ -24,21 +25,22 @@ from gxl.interfaces import IWaiter, Predicate
 from gxl.metrics import Counters
 from gxl.waiting import awaitable
 
-# What a waiter waits for: domid and user value, None meaning any, and typemask.
-_Key = tuple[int | None, int | None, int]
+# What a waiter waits for, besides its typemask: a domid, or None for any domain; with a user value, both of them.
+_Key = int | tuple[int | None, int] | None
 
 
 class _Parked:
     """One waiter, and what it was given."""
 
-    __slots__ = ("serial", "key", "predicate", "waiter", "parked", "event", "error")
+    __slots__ = ("serial", "typemask", "key", "predicate", "waiter", "parked", "event", "error")
 
-    def __init__(self, serial: int, key: _Key, predicate: Predicate | None, waiter: IWaiter) -> None:
+    def __init__(self, serial: int, typemask: int, key: _Key, predicate: Predicate | None, waiter: IWaiter) -> None:
         self.serial = serial
+        self.typemask = typemask
         self.key = key
         self.predicate = predicate
         self.waiter = waiter
-        self.parked = True
+        self.parked = False
         self.event: Event | None = None
         self.error: BaseException | None = None
 
@@ -63,16 +65,14 @@ class Mailbox:
         self._counters = counters
         self._log = log
         self._queue = EventQueue()
-        # Those without a predicate, and those with one.
-        self._plain: dict[_Key, _Group] = {}
-        self._picky: dict[_Key, _Group] = {}
-        # How many wait with each typemask. There are few different ones.
-        self._masks: dict[int, int] = {}
+        # Those without a predicate, and those with one, by typemask. There are few different ones.
+        self._plain: dict[int, dict[_Key, _Group]] = {}
+        self._picky: dict[int, dict[_Key, _Group]] = {}
         self._serials = itertools.count(1)
         self._closed: Callable[[], BaseException] | None = None
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue.events)
 
     def put(self, event: Event) -> None:
         """Give `event` to the first waiter that wants it, or queue it. Predicates may run; they can't lose it."""
@@ -100,49 +100,42 @@ class Mailbox:
         user: int | None,
     ) -> Event:
         """Like take, but parks the caller until there is such an event; WaitTimeout after `timeout` seconds."""
-        event = self._take_or_raise(typemask, predicate, domid, user)
+        event = self.take(typemask, predicate, domid, user) if self._queue.events else None
         if event is not None:
             return event
+        if self._closed is not None:
+            raise self._closed()
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
-        me = _Parked(next(self._serials), (domid, user, typemask), predicate, self._make_waiter())
-        self._enter(me)
+        key = domid if user is None else (domid, user)
+        me = _Parked(next(self._serials), typemask, key, predicate, self._make_waiter())
         try:
+            self._enter(me)
             me.waiter.wait(timeout)
         except BaseException:
             self._abandon(me)
             raise
-        return self._result(me, timeout)
+        return me.event or self._without(me, timeout)
 
     async def awaited(self) -> Event:
         """wait() for any event and without a limit, as something to await."""
-        event = self._take_or_raise(EVENTMASK_ALL, None, None, None)
+        event = self.take(EVENTMASK_ALL, None, None, None)
         if event is not None:
             return event
-        me = _Parked(next(self._serials), (None, None, EVENTMASK_ALL), None, self._make_waiter())
-        self._enter(me)
+        if self._closed is not None:
+            raise self._closed()
+        me = _Parked(next(self._serials), EVENTMASK_ALL, None, None, self._make_waiter())
         try:
+            self._enter(me)
             await awaitable(me.waiter).awaited(None)
         except BaseException:
             self._abandon(me)
             raise
-        return self._result(me, None)
+        return me.event or self._without(me, None)
 
-    def _take_or_raise(
-        self, typemask: int, predicate: Predicate | None, domid: int | None, user: int | None
-    ) -> Event | None:
-        event = self.take(typemask, predicate, domid, user)
-        if event is None and self._closed is not None:
-            raise self._closed()
-        return event
-
-    def _result(self, me: _Parked, timeout: float | None) -> Event:
-        if me.error is not None:
-            raise me.error
-        if me.event is None:
-            self._leave(me)
-            raise WaitTimeout(f"no matching event within {timeout} s")
-        return me.event
+    def _without(self, me: _Parked, timeout: float | None) -> NoReturn:
+        self._leave(me)
+        raise me.error or WaitTimeout(f"no matching event within {timeout} s")
 
     def fail(self, error: Callable[[], BaseException], typemask: int, closing: bool) -> int:
         """Wake every waiter whose typemask meets `typemask`: each raises an error() of its own. Returns how many.
@@ -153,9 +146,10 @@ class Mailbox:
             self._closed = error
         waiting = [
             parked
-            for groups in (self._plain, self._picky)
-            for (_, _, mask), group in groups.items()
-            if mask & typemask
+            for kinds in (self._plain, self._picky)
+            for wanted, groups in kinds.items()
+            if wanted & typemask
+            for group in groups.values()
             for parked in _members(group)
         ]
         for parked in sorted(waiting, key=_serial):
@@ -169,7 +163,7 @@ class Mailbox:
     def _enqueue(self, event: Event) -> None:
         assert event.seq is not None
         self._queue.put_back(event.seq, event)
-        depth = len(self._queue)
+        depth = len(self._queue.events)
         counters = self._counters
         if depth > counters.queue_high_water:
             counters.queue_high_water = depth
@@ -179,18 +173,18 @@ class Mailbox:
                 self._log(logging.WARNING, warning, depth)
 
     def _first_taker(self, event: Event) -> _Parked | None:
-        masks = self._masks
-        if not masks:
-            return None
-        keys = _keys(event, masks)
-        rival = self._oldest_plain(keys)
+        keys: tuple[_Key, ...] = (event.domid, None, (event.domid, event.for_user), (None, event.for_user))
+        bit = 1 << event.type
+        rival = self._oldest_plain(keys, bit)
         if not self._picky:
             return rival
         picky = [
             parked
+            for typemask, groups in self._picky.items()
+            if typemask & bit
             for key in keys
-            if key in self._picky
-            for parked in _members(self._picky[key])
+            if key in groups
+            for parked in _members(groups[key])
             if rival is None or parked.serial < rival.serial
         ]
         if not picky:
@@ -209,20 +203,25 @@ class Mailbox:
                 # A predicate may have closed the context, or ended its own wait.
                 if wanted and parked.parked:
                     return parked
-        return self._oldest_plain(keys)
+        return self._oldest_plain(keys, bit)
 
-    def _oldest_plain(self, keys: list[_Key]) -> _Parked | None:
-        plain, oldest = self._plain, None
-        for key in keys:
-            group = plain.get(key)
-            if group is not None:
-                first = group if isinstance(group, _Parked) else next(iter(group.values()))
-                if oldest is None or first.serial < oldest.serial:
-                    oldest = first
+    def _oldest_plain(self, keys: tuple[_Key, ...], bit: int) -> _Parked | None:
+        oldest = None
+        for typemask, groups in self._plain.items():
+            if typemask & bit:
+                for key in keys:
+                    group = groups.get(key)
+                    if group is not None:
+                        first = group if isinstance(group, _Parked) else next(iter(group.values()))
+                        if oldest is None or first.serial < oldest.serial:
+                            oldest = first
         return oldest
 
     def _enter(self, parked: _Parked) -> None:
-        groups, key = self._plain if parked.predicate is None else self._picky, parked.key
+        kinds, key = self._plain if parked.predicate is None else self._picky, parked.key
+        groups = kinds.get(parked.typemask)
+        if groups is None:
+            groups = kinds[parked.typemask] = {}
         group = groups.get(key)
         if group is None:
             groups[key] = parked
@@ -230,22 +229,21 @@ class Mailbox:
             groups[key] = {group.serial: group, parked.serial: parked}
         else:
             group[parked.serial] = parked
-        self._masks[key[2]] = self._masks.get(key[2], 0) + 1
+        parked.parked = True
 
     def _leave(self, parked: _Parked) -> None:
         if not parked.parked:
             return
         parked.parked = False
-        groups, key = self._plain if parked.predicate is None else self._picky, parked.key
+        kinds, key = self._plain if parked.predicate is None else self._picky, parked.key
+        groups = kinds[parked.typemask]
         group = groups[key]
         if not isinstance(group, _Parked):
             del group[parked.serial]
         if isinstance(group, _Parked) or not group:
             del groups[key]
-        if self._masks[key[2]] == 1:
-            del self._masks[key[2]]
-        else:
-            self._masks[key[2]] -= 1
+            if not groups:
+                del kinds[parked.typemask]
 
     def _refuse(self, parked: _Parked, error: BaseException) -> None:
         self._leave(parked)
@@ -257,16 +255,6 @@ class Mailbox:
         event, parked.event = parked.event, None
         if event is not None:
             self.put(event)
-
-
-def _keys(event: Event, masks: Iterable[int]) -> list[_Key]:
-    """The keys of all who may want `event`, of these typemasks."""
-    bit, domid, user = 1 << event.type, event.domid, event.for_user
-    found: list[_Key] = []
-    for mask in masks:
-        if mask & bit:
-            found += ((domid, None, mask), (None, None, mask), (None, user, mask), (domid, user, mask))
-    return found
 
 
 def _members(group: _Group) -> Iterable[_Parked]:

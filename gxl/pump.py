@@ -109,7 +109,7 @@ class Pump:
         self.binding: IHubBinding = attach(hub, self)
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
-        self._coroutines = ICoroutineBinding(self.binding, None)
+        self.coroutines = ICoroutineBinding(self.binding, None)
         self._arrivals = Arrivals(self.binding.call_soon, self._before_delivery, self._deliver, self.counters)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
         reign: Reign | None = None
@@ -201,8 +201,8 @@ class Pump:
 
     def check_can_block(self, instead: str) -> None:
         """Raises MisuseError where to block would stop the loop; `instead` is what to do there."""
-        if self._coroutines is not None:
-            self._coroutines.check_can_block(instead)
+        if self.coroutines is not None:
+            self.coroutines.check_can_block(instead)
 
     def polled(self, reign: Reign, fds: list[tuple[int, int, int]]) -> None:
         """Where there is no loop: poll(2) has returned."""

@@ -58,12 +58,11 @@ def wait(
     typemask: int,
     predicate: Predicate | None,
     timeout: float | None,
-    domain: Designation | None,
+    domain: str | UUID,
     user: int | None,
 ) -> Event:
     """take(), or wait until there is such an event."""
-    if not isinstance(domain, (str, UUID)):
-        return pump.mailbox.wait(typemask, predicate, timeout, domain, user)
+    pump.drain()
     whose = Whose(domain, predicate)
     event = pump.mailbox.take(typemask, whose, None, user)
     if event is None and timeout != 0:

@@ -30,8 +30,9 @@ from collections.abc import Callable
 
 from zope.interface import implementer
 
+from gxl import forking
 from gxl.errors import MisuseError
-from gxl.forking import in_library_fork, process
+from gxl.forking import in_library_fork
 from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
 from gxl.hubhooks.epollset import EpollSet, Interest, native_epoll
 from gxl.interfaces import (
@@ -255,7 +256,7 @@ class AsyncioBinding:
         return self._guard
 
     def check_caller(self) -> None:
-        if process() != self.pid:
+        if forking.pid != self.pid:
             raise MisuseError(f"this belongs to process {self.pid}; a forked child must open its own")
         if threading.get_ident() != self._thread:
             raise MisuseError(

@@ -26,13 +26,14 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.exceptions import BlockingSwitchOutError, HubDestroyed
+from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original, is_module_patched
 from greenlet import getcurrent, greenlet
 from zope.interface import implementer
 
+from gxl import forking
 from gxl.errors import MisuseError
-from gxl.forking import in_library_fork, process
+from gxl.forking import in_library_fork
 from gxl.hubhooks.children import Cancel, Children
 from gxl.hubhooks.epollset import EpollSet, Interest
 from gxl.interfaces import (
@@ -192,13 +193,15 @@ def _not_in_the_hub() -> MisuseError:
 class _Waiter:
     """Parks one greenlet. Smaller and faster than gevent's Event, and needs no timer of its own unless asked to."""
 
-    __slots__ = ("_binding", "_expired", "_parked", "_woken")
+    __slots__ = ("_binding", "_expired", "_parked", "_resumption", "_woken")
 
     def __init__(self, binding: GeventBinding) -> None:
         self._binding = binding
         self._parked: greenlet | None = None
         self._woken = False
         self._expired = False
+        # The loop's callback that switches to the parked greenlet.
+        self._resumption: Any = None
 
     def wait(self, timeout: float | None) -> bool:
         if self._woken:
@@ -211,13 +214,16 @@ class _Waiter:
         current = getcurrent()
         if current is hub:
             raise _not_in_the_hub()
-        binding.check_open()
+        if binding.closed:
+            binding.check_open()
         if self._parked is not None:
             raise MisuseError(f"{self._parked!r} waits here already")
         self._parked = current
         self._expired = False
         timer = None
-        binding.hold()
+        binding.parked += 1
+        if binding.parked == 1:
+            binding.keeper.ref = True
         try:
             if timeout is not None:
                 timer = binding.start_timer(timeout, self._expire)
@@ -227,28 +233,26 @@ class _Waiter:
             return woken
         finally:
             self._parked = None
-            binding.release()
+            binding.parked -= 1
+            if not binding.parked and not binding.closed:
+                binding.keeper.ref = False
             if timer is not None:
                 _discard(timer)
+            if self._resumption is not None:
+                # Somebody else may have been faster: it must not switch to whatever this greenlet does next.
+                self._resumption.stop()
+                self._resumption = None
 
     def wake(self) -> None:
         if not self._woken:
             self._woken = True
             if self._parked is not None:
-                self._binding.loop.run_callback(self._resume)
+                self._resumption = self._binding.loop.run_callback(self._parked.switch)
 
     def _expire(self) -> None:
         self._expired = True
-        self._resume()
-
-    def _resume(self) -> None:
         if self._parked is not None:
-            try:
-                self._parked.switch()
-            except HubDestroyed:
-                raise  # how gevent ends the hub: caught here, it would go on with a loop that was freed
-            except BaseException as error:
-                self._binding.report(error)
+            self._parked.switch()
 
 
 @implementer(IHubBinding)
@@ -261,9 +265,10 @@ class GeventBinding:
         self.sink = sink
         self.pid = os.getpid()
         self._thread = hub.thread_ident
-        self._closed = False
+        self.closed = False
         self._guard = _Guard(hub)
-        self._parked = 0
+        self.parked = 0
+        """How many greenlets wait."""
         # libuv counts in whole milliseconds and cuts off fractions, both of the time and of the span.
         self._coarse = self.loop.approx_timer_resolution >= 0.001
         self._fds = EpollSet(_epoll, self.report)
@@ -276,8 +281,8 @@ class GeventBinding:
         self._watcher.start(self._fds.dispatch)
         # While somebody waits, the loop must not end, although no watcher of ours keeps it going: an idle async
         # watcher does. loop.ref() has no effect on libuv.
-        self._hold = self.loop.async_(ref=False)
-        self._hold.start(_nothing)
+        self.keeper = self.loop.async_(ref=False)
+        self.keeper.start(_nothing)
         self.osevent = _OSEvent(self, self._fds)
         self.childproc = (
             Children(self, sink, self._fds, self._later, self.loop.install_sigchld, self._watch_child)
@@ -287,10 +292,12 @@ class GeventBinding:
         _bindings.add(self)
 
     def __repr__(self) -> str:
-        return f"<gxl binding to {self.hub!r}{' (closed)' if self._closed else ''}>"
+        return f"<gxl binding to {self.hub!r}{' (closed)' if self.closed else ''}>"
 
     def waiter(self) -> _Waiter:
-        self.check_can_wait()
+        self.check_caller()
+        if getcurrent() is self.hub:
+            raise _not_in_the_hub()
         return _Waiter(self)
 
     def call_soon(self, f: Callable[[], object]) -> None:
@@ -303,7 +310,7 @@ class GeventBinding:
         return self._guard
 
     def check_caller(self) -> None:
-        if process() != self.pid:
+        if forking.pid != self.pid:
             raise MisuseError(f"this belongs to process {self.pid}; a forked child must open its own")
         if _get_ident() != self._thread:
             raise MisuseError(
@@ -312,13 +319,8 @@ class GeventBinding:
         if self._guard.holder is not None:
             self._guard.check(getcurrent())
 
-    def check_can_wait(self) -> None:
-        self.check_caller()
-        if getcurrent() is self.hub:
-            raise _not_in_the_hub()
-
     def check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise MisuseError("this binding to the gevent hub is closed")
 
     def report(self, exc: BaseException) -> None:
@@ -332,9 +334,9 @@ class GeventBinding:
             traceback.print_exception(exc, file=sys.__stderr__)
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         _bindings.discard(self)
         if os.getpid() != self.pid:
             # A forked child shares the loop's own epoll set with its parent until its loop runs. libuv takes a
@@ -344,7 +346,7 @@ class GeventBinding:
             if self.childproc is not None:
                 self.childproc.close()
             self.osevent.close()
-            _discard(self._hold)
+            _discard(self.keeper)
             _discard(self._watcher)
         self._fds.close()
 
@@ -369,16 +371,6 @@ class GeventBinding:
         watcher = self.loop.child(pid, ref=False)
         watcher.start(lambda: tell(watcher.rstatus))
         return lambda: _discard(watcher)
-
-    def hold(self) -> None:
-        self._parked += 1
-        if self._parked == 1:
-            self._hold.ref = True
-
-    def release(self) -> None:
-        self._parked -= 1
-        if not self._parked and not self._closed:
-            self._hold.ref = False
 
 
 @implementer(IHub)

@@ -113,7 +113,7 @@ def check_nothing_parked(ctx: gxl.Context) -> None:
     """No trace of a waiter is left in a context at which nobody waits, nor at gevent's hub."""
     check_nobody_waits(ctx)
     binding: Any = ctx._pump.binding
-    assert binding._parked == 0
+    assert binding.parked == 0
 
 
 def check_nobody_waits(ctx: gxl.Context) -> None:
@@ -121,7 +121,6 @@ def check_nobody_waits(ctx: gxl.Context) -> None:
     pump = ctx._pump
     assert not pump.mailbox._plain
     assert not pump.mailbox._picky
-    assert not pump.mailbox._masks
     assert not pump.enders
     assert not pump.operations
     assert not pump.builds

@@ -137,7 +137,7 @@ def test_an_engines_own_child_keeps_what_it_was_forked_with(rig: BlockingRig) ->
     os.register_at_fork(after_in_child=lambda: child_of_library.append(in_library_fork()))
 
     def child() -> int:
-        return 0 if child_of_library == [True] and not rig.binding._closed else 1
+        return 0 if child_of_library == [True] and not rig.binding.closed else 1
 
     pid = fork(rig, child)
     rig.until(lambda: rig.sink.children, "the child is reported")
