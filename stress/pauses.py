@@ -15,19 +15,24 @@ class Ticker:
     """A greenlet that goes once round the hub, again and again. `longest` is the longest round, in seconds."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
-        self.rounds = 0
+        self.restart()
         self._greenlet = gevent.spawn(self._run)
 
+    def restart(self) -> None:
+        """Count from now on. What has kept the hub until now, if this is called amid a round, is not counted."""
+        self.longest = 0.0
+        self.rounds = 0
+        self._last = perf_counter()
+
     def _run(self) -> None:
-        last = perf_counter()
+        self._last = perf_counter()
         while True:
             # Not sleep(0), which lets the hub run callbacks alone: this one waits for the fds' turn, too.
             gevent.sleep(0.0001)
             now = perf_counter()
-            self.longest = max(self.longest, now - last)
+            self.longest = max(self.longest, now - self._last)
             self.rounds += 1
-            last = now
+            self._last = now
 
     def stop(self) -> None:
         """No further rounds."""
