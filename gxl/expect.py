@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from gxl.arguments import check_callable, check_timeout
 from gxl.domains import locate, located
-from gxl.errors import ContextClosed, GxlError, MisuseError, WaitTimeout
+from gxl.errors import ContextClosed, Disaster, GxlError, MisuseError, WaitTimeout
 from gxl.events import Event, EventsLost, EventType
 from gxl.interfaces import Predicate
 from gxl.pump import Pump
@@ -115,6 +115,13 @@ class Expectation:
 
     def resynced(self, reason: str, since: float) -> None:
         """The event may still come."""
+
+    def missed(self, disaster: Disaster) -> bool:
+        """It may have been the event that is expected."""
+        if self._settled() or not self._typemask >> disaster.type & 1:
+            return False
+        self.end(disaster.again())
+        return True
 
     def _take(self, event: Event) -> None:
         if isinstance(event, EventsLost):

@@ -67,6 +67,9 @@ class Ender(Protocol):
     def resynced(self, reason: str, since: float) -> None:
         """It was cut off from Xen since then, and what happened meanwhile is reported next."""
 
+    def missed(self, disaster: Disaster) -> bool:
+        """An event of the disaster's type may be missing, and others will come. Whether that matters here."""
+
 
 class Asker(Protocol):
     """Something that waits for an answer by the connection that there is now."""
@@ -379,8 +382,10 @@ class Pump:
     def _tell(self, disaster: Disaster, typemask: int, closing: bool) -> None:
         self.counters.disasters += 1
         self.log(logging.CRITICAL, "%s", disaster)
-        waiters = self.mailbox.fail(disaster.again, typemask, closing)
-        if not self.callbacks.disaster(disaster) and not waiters:
+        told = self.mailbox.fail(disaster.again, typemask, closing)
+        if not closing:
+            told += sum(ender.missed(disaster) for ender in list(self.enders))
+        if not self.callbacks.disaster(disaster) and not told:
             self.binding.report(disaster)
 
     def _hung_up(self, reign: Reign) -> None:

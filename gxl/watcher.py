@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from gxl.arguments import check_timeout
 from gxl.domains import Listing, find
-from gxl.errors import GxlError
+from gxl.errors import Disaster, GxlError
 from gxl.events import DomainDeath, Event, EventsLost, EventType, Resynced, mask
 from gxl.evgens import DomainDeathEvgen
 from gxl.following import Following
@@ -162,6 +162,16 @@ class Watcher:
             missed = {EventType.DOMAIN_SHUTDOWN} | ({EventType.DOMAIN_DEATH} if self._alive is None else set())
             self._put(self._pump.feeds.stamp(Resynced(0, reason, since, tuple(sorted(missed))), None, 0, None))
             self._waiters.wake()
+
+    def missed(self, disaster: Disaster) -> bool:
+        """An event may be missing here, as where too many wait."""
+        if self._over or not self._typemask >> disaster.type & 1:
+            return False
+        self.lost += 1
+        self._pump.counters.lost += 1
+        self._put(self._pump.feeds.stamp(EventsLost(0, 1), None, 0, None))
+        self._waiters.wake_one()
+        return True
 
     def __iter__(self) -> Self:
         return self

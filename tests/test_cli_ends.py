@@ -12,6 +12,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -235,6 +236,13 @@ def test_a_full_disk_is_said_without_a_traceback_by_every_command(arguments: tup
     assert status == 1
     assert "No space left" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [("watch",), ("wait", "0"), ("list",), ("doctor",)])
+def test_a_closed_output_is_said_by_every_command_before_it_waits(arguments: tuple[str, ...]) -> None:
+    process = program_with({"stdout": None, "preexec_fn": partial(os.close, 1)}, *arguments, GXL_ENGINE="embedded")
+    status, _, err = ended(process)
+    assert (status, err) == (1, "Error: standard output is closed, and nothing can be written to it: use >/dev/null\n")
 
 
 def test_a_letter_that_the_terminal_lacks_is_escaped(served: Served) -> None:

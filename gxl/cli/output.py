@@ -31,11 +31,17 @@ class Output:
         if self.fd >= 0:
             self._writable.register(self.fd, select.POLLOUT)
 
+    def check(self) -> None:
+        """ClickException if standard output was closed before the program began, as by `>&-` in a shell."""
+        if sys.stdout is None:
+            raise click.ClickException("standard output is closed, and nothing can be written to it: use >/dev/null")
+
     def line(self, text: str) -> None:
         """Write a line at once. A name that the terminal's encoding lacks letters for is escaped.
 
         Ends the program if nobody reads, with READER_GONE. ClickException: the disk is full, or the like.
         """
+        self.check()
         data = f"{text}\n".encode(self._encoding, "backslashreplace")
         if self.fd < 0:
             click.echo(data, nl=False)

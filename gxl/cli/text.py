@@ -61,7 +61,6 @@ def _aside(event: EventsLost | Resynced) -> str:
     if isinstance(event, EventsLost) and event.domid:
         return f"domain {event.domid} ejects a disk so often that it is not listened to any more"
     if isinstance(event, EventsLost):
-        return (
-            f"{event.count} event{'s' * (event.count != 1)} came faster than they could be taken, and are missing here"
-        )
+        events = f"{event.count} event{'s' * (event.count != 1)}"
+        return f"{events} came faster than they could be taken, or could not be delivered, and are missing here"
     return printable(f"cut off from Xen, and back ({event.reason}): what happened meanwhile follows")

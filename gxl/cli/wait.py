@@ -46,6 +46,7 @@ def wait(domain: str, awaited: str, timeout: float | None, as_json: bool) -> Non
       1    failure: the domain could not be watched, or not to the end
     """
     with session() as here:
+        here.out.check()
         present = here.ctx.list_domain()
         found = find(present, domain)
         if len(found) > 1:

@@ -62,6 +62,7 @@ def watch(
     """
     runner = None if command is None else Runner(command, lambda text: click.echo(f"gxl: {text}", err=True))
     with session() as here, runner or nullcontext():
+        here.out.check()
         names = _Names(here)
         colours = colourful()
 

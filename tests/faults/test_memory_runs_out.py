@@ -86,18 +86,31 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silen
     domids = [world.host.create_domain() for _ in range(2)]
     for domid in domids:
         ctx.evenable_domain_death(domid)
-    waiting = gevent.spawn(ctx.event_wait, domid=domids[0])
-    gevent.sleep(0)
+    watcher, eject = ctx.watch(*domids), ctx.expect(gxl.DiskEject, domids[0], vdev="xvda")
+    with ctx.expect(gxl.DomainDeath, domids[0]) as death, eject:
+        waiting: list[Any] = [gevent.spawn(ctx.event_wait, domid=domids[0]), gevent.spawn(death.wait)]
+        others = gevent.spawn(eject.wait)
+        gevent.sleep(0)
+        _one_is_lost(world, monkeypatch, f"{place}.{name}", domids[0])
+        for waiter in waiting:
+            lost = outcome(waiter)
+            assert isinstance(lost, gxl.Disaster)
+            assert lost.type == gxl.EventType.DOMAIN_DEATH
+        assert not others.ready()
+    # Only that event is in doubt; the context goes on.
+    world.host.destroy_domain(domids[1])
+    assert ctx.event_wait(domid=domids[1], timeout=10)
+    missing, event = next(watcher), next(watcher)
+    assert (type(missing), type(event), event.domid) == (gxl.EventsLost, gxl.DomainDeath, domids[1])
+    assert (missing.seq or 0) < (event.seq or 0)
+    assert watcher.lost == 1
+    watcher.close()
 
+
+def _one_is_lost(world: World, monkeypatch: pytest.MonkeyPatch, where: str, domid: int) -> None:
     def broken(*arguments: Any, **named: Any) -> Any:
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(f"{place}.{name}", broken)
-    world.host.destroy_domain(domids[0])
-    lost = outcome(waiting)
-    assert isinstance(lost, gxl.Disaster)
-    assert lost.type == gxl.EventType.DOMAIN_DEATH
-    # Only that event is in doubt; the context goes on.
-    world.host.destroy_domain(domids[1])
-    assert ctx.event_wait(domid=domids[1], timeout=10)
+    monkeypatch.setattr(where, broken)
+    world.host.destroy_domain(domid)
