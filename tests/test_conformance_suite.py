@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_engines import BROKEN, Broken, events, loops
+from broken_engines import BROKEN, Broken, events, loops, troubles
 
 from gxl.engines.embedded import EmbeddedEngine
 from gxl.simhost import SimHost
@@ -88,6 +88,7 @@ def test_every_part_of_the_suite_is_tried_on_a_broken_engine() -> None:
     assert {broken.case.partition(".")[0] for broken in BROKEN} == {name.partition(".")[0] for name in CASES}
     assert events
     assert loops
+    assert troubles
 
 
 def test_cases_have_names_of_their_own() -> None:
