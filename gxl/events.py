@@ -307,8 +307,7 @@ class Resynced(Event):
 
 
 class EventsLost(Event):
-    """A bounded sink overflowed: `count` events were dropped where this one stands. Or one may be missing, for want of
-    memory or since Ctrl-C struck: then whoever waits for such an event gets a Disaster, and a watcher this.
+    """`count` events are missing where this one stands: a bounded sink was full, or they could not be delivered.
 
     With a `domid`: that guest ejected so often (gxl.floods) that the evgen of this `for_user` was disabled.
     """
