@@ -27,8 +27,8 @@ from gxl.arrivals import Arrival, Arrivals
 from gxl.building import Build
 from gxl.callbacks import Callbacks
 from gxl.errors import ContextClosed, Disaster, GxlError, LibxlError, Outage
-from gxl.events import EVENTMASK_ALL, Event
-from gxl.evgens import Sink
+from gxl.events import EVENTMASK_ALL, Event, EventType
+from gxl.evgens import DomainDeathEvgen, Evgen, Sink
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
 from gxl.hubhooks import attach
@@ -372,6 +372,12 @@ class Pump:
         if self.outage is None and self.reign.hung_up:
             self._hung_up(self.reign)
         return self.outage is not None
+
+    def refused(self, evgen: Evgen, error: Exception) -> None:
+        """An evgen can't be enabled, and whoever asked for that has gone on: its events will not come."""
+        domain = isinstance(evgen, DomainDeathEvgen)
+        for kind in (EventType.DOMAIN_SHUTDOWN, EventType.DOMAIN_DEATH) if domain else (EventType.DISK_EJECT,):
+            self._tell(Disaster(kind, f"{evgen!r} can't be enabled: {error}"), 1 << kind, closing=False)
 
     def stop_recovering(self) -> None:
         """The context ends: what is lost from now on, or is lost already, stays lost."""

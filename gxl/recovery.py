@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gxl.errors import Disaster, GxlError, Outage
+from gxl.errors import Disaster, GxlError, LibxlError, Outage
 from gxl.events import EventType, Resynced
 from gxl.evgens import DomainDeathEvgen, DomainFeed
 from gxl.feeds import info_of
@@ -325,7 +325,12 @@ class Recovery:
         pending = self._pump.feeds.pending
         for evgen, enable in list(pending.items()):
             if evgen in pending:
-                enable()
+                try:
+                    enable()
+                except (LibxlError, Disaster) as error:
+                    if self._pump.lost():
+                        return
+                    self._pump.refused(evgen, error)
                 pending.pop(evgen, None)
                 yield
 

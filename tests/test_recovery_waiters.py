@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
@@ -156,8 +158,8 @@ def test_evgens_of_an_outage_are_enabled_turn_by_turn_though_xenstored_dies_in_b
     back(ctx)
     left = {len(pending)}
     turn(ctx, lambda: left.add(len(pending)) or len(pending) < every - 5)
-    host.drop_connections()
-    lost(ctx)
+    with host.down():
+        lost(ctx)
     back(ctx)
     turn(ctx, lambda: left.add(len(pending)) or len(pending) < every - 15)
     host.destroy_domain(gone)
@@ -196,9 +198,9 @@ def test_what_became_of_the_domains_is_reported_turn_by_turn_and_before_the_next
     def amid() -> tuple[int, int]:
         ctx.event_wait(domid=domids[5])
         before = known()
-        host.drop_connections()
-        lost(ctx)
-        return before, known()
+        with host.down():
+            lost(ctx)
+            return before, known()
 
     waiting = gevent.spawn(amid)
     gevent.sleep(0)
@@ -213,6 +215,34 @@ def test_what_became_of_the_domains_is_reported_turn_by_turn_and_before_the_next
     first, *events = iter(ctx.event_check, None)
     assert isinstance(first, Resynced)
     assert [event.domid for event in events] == domids[:5] + domids[6:]
+
+
+def test_an_evgen_of_an_outage_that_is_refused_afterwards_is_told_and_the_others_are_enabled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open(recover=True)
+    refused, taken = (world.host.create_domain() for _ in range(2))
+    enable = recovery.Recovery._enable_pending
+
+    def enable_with_a_failure(self: recovery.Recovery, steps: Iterator[None]) -> None:
+        monkeypatch.setattr(recovery.Recovery, "_enable_pending", enable)
+        world.host.fail_next("getdomaininfolist", errno.EIO)
+        enable(self, steps)
+
+    monkeypatch.setattr(recovery.Recovery, "_enable_pending", enable_with_a_failure)
+    waiting = [gevent.spawn(ctx.event_wait, gxl.mask(kind), domid=refused) for kind in (DomainShutdown, DomainDeath)]
+    with world.host.down():
+        lost(ctx)
+        evgen = ctx.evenable_domain_death(refused)
+        ctx.evenable_domain_death(taken)
+    for waiter in waiting:
+        with pytest.raises(gxl.Disaster, match="can't be enabled"):
+            waiter.get(timeout=10)
+    turn(ctx, lambda: not ctx._pump.feeds.pending)
+    assert "disabled" in repr(evgen)
+    assert (ctx.outage, ctx.metrics().recoveries) == (None, 1)
+    world.host.destroy_domain(taken)
+    assert ctx.event_wait(domid=taken, timeout=10)
 
 
 def test_what_was_found_before_libxls_connection_ended_is_delivered(
@@ -236,15 +266,39 @@ def test_what_was_found_before_libxls_connection_ended_is_delivered(
     back(ctx)
 
 
-def test_closing_during_an_outage_ends_at_once_and_waiters_are_told(world: World) -> None:
+STAGES: dict[str, Callable[[gxl.Context], object]] = {
+    "the outage": lambda ctx: ctx.outage,
+    "the enabling": lambda ctx: ctx._pump.recovery is not None and ctx._pump.recovery._next,
+    "the reporting": lambda ctx: ctx.queued > 1,
+    "the rest": lambda ctx: ctx.outage is None and 0 < len(ctx._pump.feeds.pending) < 10,
+}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_closing_on_the_way_back_ends_at_once_and_waiters_are_told(
+    world: World, sealed: Ledger, stage: Callable[[gxl.Context], object]
+) -> None:
     ctx = world.open(recover=True)
-    domid = world.host.create_domain()
-    ctx.evenable_domain_death(domid)
-    waiter = gevent.spawn(ctx.event_wait)
+    domids = [world.host.create_domain() for _ in range(20)]
+    for domid in domids:
+        ctx.evenable_domain_death(domid)
+    waiter = gevent.spawn(ctx.event_wait, domid=32001)
     with world.host.down():
         lost(ctx)
-        began = time.monotonic()
-        ctx.close()
-        assert time.monotonic() - began < 1
-        with pytest.raises(gxl.ContextClosed):
-            waiter.get(timeout=10)
+        for domid in domids:
+            world.host.destroy_domain(domid)
+            ctx.evenable_domain_death(domid)
+        if stage is STAGES["the outage"]:
+            _closes_at_once(ctx, waiter)
+            return
+    turn(ctx, lambda: stage(ctx))
+    _closes_at_once(ctx, waiter)
+
+
+def _closes_at_once(ctx: gxl.Context, waiter: gevent.Greenlet[..., gxl.Event]) -> None:
+    began = time.monotonic()
+    ctx.close()
+    assert time.monotonic() - began < 1
+    assert ctx.metrics().abandoned == 0
+    with pytest.raises(gxl.ContextClosed):
+        waiter.get(timeout=10)
