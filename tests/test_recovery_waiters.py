@@ -245,6 +245,55 @@ def test_an_evgen_of_an_outage_that_is_refused_afterwards_is_told_and_the_others
     assert ctx.event_wait(domid=taken, timeout=10)
 
 
+def test_a_loss_while_the_truth_is_told_begins_anew_and_tells_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open(recover=True)
+    domids = [world.host.create_domain() for _ in range(3)]
+    for domid in domids:
+        ctx.evenable_domain_death(domid)
+    report = recovery.Recovery._report
+
+    def report_with_a_failure(self: recovery.Recovery, steps: Iterator[None]) -> None:
+        monkeypatch.setattr(recovery.Recovery, "_report", report)
+        world.host.fail_next("getdomaininfolist", errno.EIO)
+        report(self, steps)
+
+    monkeypatch.setattr(recovery.Recovery, "_report", report_with_a_failure)
+    with world.host.down():
+        lost(ctx)
+        for domid in domids:
+            world.host.destroy_domain(domid)
+    died: list[int] = []
+    while len(died) < 3:
+        event = ctx.event_wait(timeout=10)
+        died += [event.domid] if isinstance(event, DomainDeath) else []
+    assert died == domids
+    assert ctx.metrics().recoveries == 2
+
+
+def test_whoever_follows_all_domains_is_told_that_some_may_have_come_and_gone(world: World) -> None:
+    ctx = world.open(recover=True)
+    with ctx.follow_domains():
+        with world.host.down():
+            lost(ctx)
+            world.host.destroy_domain(world.host.create_domain())
+        back(ctx)
+        resynced = ctx.event_wait(timeout=10)
+    assert isinstance(resynced, Resynced)
+    assert resynced.missed == (gxl.EventType.DOMAIN_SHUTDOWN, gxl.EventType.DOMAIN_DEATH)
+
+
+def test_a_name_that_had_not_come_before_the_loss_is_asked_for_again(world: World) -> None:
+    ctx = world.open(recover=True)
+    with world.unnamed(ctx) as domid:
+        ctx.evenable_domain_death(domid)
+        world.host.drop_connections()
+    turn(ctx, lambda: ctx.metrics().recoveries and all(feed.named for feed in ctx._pump.feeds.all()))
+    world.host.destroy_domain(domid)
+    assert ctx.event_wait(gxl.mask(DomainDeath), domid=domid, timeout=10).name == "slow"
+
+
 def test_what_was_found_before_libxls_connection_ended_is_delivered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
