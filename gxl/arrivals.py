@@ -28,7 +28,9 @@ Collect = Callable[[deque[Any], int], bool]
 
 
 class Arrivals:
-    """The arrivals of one pump. `deliver` takes each, once; `before` was called before, and after it had arrived.
+    """The arrivals of one pump. `resolve` takes each event, once; `before` was called before, after it had arrived.
+
+    What goes wrong with one goes to `failed(arrival, error)`, which raises what must not be kept: Ctrl-C.
 
     Some engines push their events, into add(). Others are in `sources`: they keep theirs until they are asked. Calls
     that have to be made are events' inferiors: what an engine has found by then is delivered before, since the call may
@@ -39,12 +41,14 @@ class Arrivals:
         self,
         call_soon: Callable[[Callable[[], object]], object],
         before: Callable[[], object],
-        deliver: Callable[[Arrival], object],
+        resolve: Callable[[Event], object],
+        failed: Callable[[Arrival, BaseException], object],
         counters: Counters,
     ) -> None:
         self._call_soon = call_soon
         self._before = before
-        self._deliver = deliver
+        self._resolve = resolve
+        self._failed = failed
         self._counters = counters
         self.sources: list[Collect] = []
         # Whether they may have something.
@@ -121,12 +125,25 @@ class Arrivals:
                         self._prepared = min(arrived, len(incoming))
                         continue
                     self._prepared -= 1
-                    self._deliver(incoming.popleft())
+                    arrival = incoming[0]
+                    try:
+                        # Inside, since Ctrl-C strikes when something was called.
+                        incoming.popleft()
+                        if isinstance(arrival, Event):
+                            self._resolve(arrival)
+                        else:
+                            arrival()
+                    except BaseException as error:
+                        self._failed(arrival, error)
                 elif self._unasked:
                     self._ask()
                     continue
                 elif calls:
-                    self._deliver(calls.popleft())
+                    call = calls.popleft()
+                    try:
+                        call()
+                    except BaseException as error:
+                        self._failed(call, error)
                 else:
                     return
                 count += 1

@@ -26,6 +26,8 @@ class Callbacks:
         self._lock = lock
         self._awaits = ICoroutineBinding.providedBy(binding)
         self._hooks: IEventHooks | None = None
+        self.mask = 0
+        """The types of the events that are for a callback."""
         self._work: deque[Callable[[], object]] = deque()
         self._running = False
         self._stopped = False
@@ -40,15 +42,13 @@ class Callbacks:
             if hooks.event_occurs_mask and hooks.event_occurs is None:
                 raise ValueError(f"a mask of {hooks.event_occurs_mask:#x} needs a callable event_occurs")
         self._hooks = hooks
+        self.mask = 0 if hooks is None else hooks.event_occurs_mask
 
-    def event(self, event: Event) -> bool:
-        """Whether `event` is for a callback; if so it is listed."""
-        hooks = self._hooks
-        if hooks is None or not hooks.event_occurs_mask >> event.type & 1:
-            return False
-        occurs = hooks.event_occurs
+    def event(self, event: Event) -> None:
+        """List `event` for the callback: its type is in `mask`."""
+        assert self._hooks is not None
+        occurs = self._hooks.event_occurs
         self._list(lambda: occurs(event))
-        return True
 
     def disaster(self, disaster: Disaster) -> bool:
         """Whether there is a callback for `disaster`; if so it is listed."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The events: small immutable objects, one class per libxl event type, and their JSON.
 
-An engine makes an event with what libxl says; a Context gives its application a stamped copy that also has `seq`,
-`time` and `name`. A storm makes 10^5 of them a second, so they are slotted classes that fill their slots through the
-slot descriptors: as immutable as a frozen dataclass, at half the price.
+An engine makes an event with what libxl says, and gives it away; a Context stamps it with what it knows, such as `seq`,
+before anybody else sees it, and a copy for each further one that it is for. A storm makes 10^5 of them a second, so
+they are slotted classes that fill their slots through the slot descriptors: as immutable as a frozen dataclass, at half
+the price.
 """
 
 from __future__ import annotations
@@ -138,14 +139,18 @@ class Event:
         """A copy of this event as a Context delivers it."""
         copy = self.__class__.__new__(self.__class__)
         _set_domid(copy, self.domid)
-        _set_domuuid(copy, domuuid)
-        _set_for_user(copy, for_user)
-        _set_seq(copy, seq)
-        _set_time(copy, time)
-        _set_name(copy, name)
         for field, put in _OWN_SETTERS[self.__class__]:
             put(copy, getattr(self, field))
-        return copy
+        return copy._stamp(domuuid, for_user, seq, time, name)
+
+    def _stamp(self, domuuid: UUID | None, for_user: int, seq: int, time: float, name: str | None) -> Self:
+        """Fill in what the Context knows that delivers this event, which nobody has seen yet. Returns it."""
+        _set_domuuid(self, domuuid)
+        _set_for_user(self, for_user)
+        _set_seq(self, seq)
+        _set_time(self, time)
+        _set_name(self, name)
+        return self
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: {name} can't be set")
@@ -207,12 +212,9 @@ def _slot(owner: type, name: str) -> Callable[[Any, Any], None]:
     return put
 
 
-_set_domid = _slot(Event, "domid")
-_set_domuuid = _slot(Event, "domuuid")
-_set_for_user = _slot(Event, "for_user")
-_set_seq = _slot(Event, "seq")
-_set_time = _slot(Event, "time")
-_set_name = _slot(Event, "name")
+_set_domid, _set_domuuid, _set_for_user, _set_name, _set_seq, _set_time = (
+    _slot(Event, name) for name in Event.__slots__
+)
 
 
 class DomainShutdown(Event):
@@ -347,13 +349,8 @@ _set_count = _slot(EventsLost, "count")
 _set_type = _slot(UnknownEvent, "type")
 
 _NAMED: tuple[type[Event], ...] = (
-    DomainShutdown,
-    DomainDeath,
-    DiskEject,
-    OperationComplete,
-    DomainCreateConsoleAvailable,
-    Resynced,
-    EventsLost,
+    *(DomainShutdown, DomainDeath, DiskEject, OperationComplete, DomainCreateConsoleAvailable),
+    *(Resynced, EventsLost),
 )
 _CLASSES: tuple[type[Event], ...] = (*_NAMED, UnknownEvent)
 _OWN_SETTERS: dict[type[Event], tuple[tuple[str, Callable[[Any, Any], None]], ...]] = {

@@ -33,14 +33,13 @@ from gxl.metrics import Counters
 from gxl.names import Names
 from gxl.sidechannel import SideChannel
 
-_CANT_ASK = "domain %d %s, but can't be asked for its UUID: %s"
-
 
 class Feeds:
     """All feeds of one Context."""
 
     def __init__(
         self,
+        others: Sink,
         settle: Callable[[], object],
         lost: Callable[[], bool],
         lock: AbstractContextManager[object],
@@ -52,6 +51,8 @@ class Feeds:
         self.lock = lock
         self.check_caller = check_caller
         self._log = log
+        # Takes the events that are of no evgen.
+        self._others = others
         # None until connect(), and after suspend() until the next.
         self._engine: IEngine | None = None
         self._side: SideChannel | None = None
@@ -186,15 +187,13 @@ class Feeds:
             self._certain = self._side is not None and self._side.catch_up()
         return self._certain
 
-    def resolve(self, event: Event, sink: Sink) -> None:
-        """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `sink`.
+    def resolve(self, event: Event) -> None:
+        """Deliver what the engine reported: an evgen's event to its members' sinks, any other to `others`.
 
         It must have arrived before the latest arrived() was called.
         """
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
-            answers = self._engine is not None and self._engine.dead is None
-            uuid, name = self.known(event.domid) if answers else (None, None)
-            sink(self.stamp(event, uuid, event.for_user, name))
+            self._others(event)
             return
         feed = self._by_token.get(event.for_user)
         if feed is not None and not feed.named:
@@ -209,7 +208,7 @@ class Feeds:
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event)
             else:
-                self._end(feed)
+                self._end(feed, event)
         elif isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
             self._eject(feed, event)
         else:
@@ -291,16 +290,12 @@ class Feeds:
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
         info = None
-        if not self._caught_up() or feed.held_over:
-            try:
-                info = self._info(feed.domid)
-            except (LibxlError, Disaster) as error:
-                self._log(logging.WARNING, _CANT_ASK, feed.domid, "shut down", error)
-            else:
-                if info is None or info.uuid != feed.uuid:
-                    # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
-                    self._end(feed)
-                    return
+        if not (self._certain or self._caught_up()) or feed.held_over:
+            answered, info = self._ask(feed.domid, "shut down")
+            if answered and (info is None or info.uuid != feed.uuid):
+                # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
+                self._end(feed)
+                return
         feed.spent = True
         held_over: list[DomainDeathEvgen] = []
         for evgen in list(feed.members):
@@ -336,7 +331,7 @@ class Feeds:
             if not idle.members:
                 self._close(idle)
 
-    def _end(self, feed: DomainFeed) -> None:
+    def _end(self, feed: DomainFeed, event: Event | None = None) -> None:
         members = list(feed.members)
         for evgen in members:
             evgen._feed = None
@@ -344,15 +339,11 @@ class Feeds:
             self._close(feed)
         finally:
             for evgen in members:
-                self._report_death(evgen, feed.uuid, feed.name)
+                self._report_death(evgen, feed.uuid, feed.name, event)
 
     def _eject(self, feed: DiskFeed, event: DiskEject) -> None:
-        if feed.uuid is None or not self._caught_up():
-            info = None
-            try:
-                info = self._info(feed.domid)
-            except (LibxlError, Disaster) as error:
-                self._log(logging.WARNING, _CANT_ASK, feed.domid, "ejected a disk", error)
+        if feed.uuid is None or not (self._certain or self._caught_up()):
+            _, info = self._ask(feed.domid, "ejected a disk")
             if info is not None:
                 if feed.uuid is None:
                     feed.uuid = info.uuid
@@ -366,7 +357,7 @@ class Feeds:
             return
         for evgen in list(feed.members):
             if evgen._feed is feed:
-                own = DiskEject(event.domid, evgen.vdev, event.disk)
+                own = event if event.vdev == evgen.vdev else DiskEject(event.domid, evgen.vdev, event.disk)
                 evgen.sink(self.stamp(own, feed.uuid, evgen.user, feed.name))
 
     def _flooded(self, feed: DiskFeed) -> None:
@@ -384,17 +375,20 @@ class Feeds:
         evgen._held_over = None
         evgen.sink(self.stamp(event, feed.uuid, evgen.user, feed.name))
 
-    def _report_death(self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None) -> None:
+    def _report_death(
+        self, evgen: DomainDeathEvgen, uuid: UUID | None, name: str | None, event: Event | None = None
+    ) -> None:
         if not evgen._death_reported:
             evgen._death_reported = True
             if name is None and uuid is not None:
                 name = self.names.of((evgen.domid, uuid))
-            evgen.sink(self.stamp(DomainDeath(evgen.domid), uuid, evgen.user, name))
+            evgen.sink(self.stamp(event or DomainDeath(evgen.domid), uuid, evgen.user, name))
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
-        """A copy of `event` with the next seq, as this context delivers it."""
+        """`event` with the next seq, as this context delivers it; a copy, if it was delivered to somebody before."""
         self._counters.events[event.type] += 1
-        return event.stamped(uuid, user, next(self._seqs), time.time(), name)
+        stamp = event._stamp if event.seq is None else event.stamped
+        return stamp(uuid, user, next(self._seqs), time.time(), name)
 
     def _open_domain(self, info: DomainInfo) -> DomainFeed:
         feed = DomainFeed(info.domid, info.uuid, next(self._tokens))
@@ -429,6 +423,13 @@ class Feeds:
         for evgen in feed.members:
             evgen._feed = None
         self._close(feed)
+
+    def _ask(self, domid: int, what: str) -> tuple[bool, DomainInfo | None]:
+        try:
+            return True, self._info(domid)
+        except (LibxlError, Disaster) as error:
+            self._log(logging.WARNING, "domain %d %s, but can't be asked for its UUID: %s", domid, what, error)
+            return False, None
 
     def _info(self, domid: int) -> DomainInfo | None:
         return info_of(self._at_hand(), domid)

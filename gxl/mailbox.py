@@ -76,7 +76,7 @@ class Mailbox:
 
     def put(self, event: Event) -> None:
         """Give `event` to the first waiter that wants it, or queue it. Predicates may run; they can't lose it."""
-        taker = self._first_taker(event)
+        taker = self._first_taker(event) if self._picky else self._oldest_plain(event)
         if taker is None:
             self._enqueue(event)
         else:
@@ -173,16 +173,12 @@ class Mailbox:
                 self._log(logging.WARNING, warning, depth)
 
     def _first_taker(self, event: Event) -> _Parked | None:
-        keys: tuple[_Key, ...] = (event.domid, None, (event.domid, event.for_user), (None, event.for_user))
-        bit = 1 << event.type
-        rival = self._oldest_plain(keys, bit)
-        if not self._picky:
-            return rival
+        rival = self._oldest_plain(event)
         picky = [
             parked
             for typemask, groups in self._picky.items()
-            if typemask & bit
-            for key in keys
+            if typemask >> event.type & 1
+            for key in _keys(event)
             if key in groups
             for parked in _members(groups[key])
             if rival is None or parked.serial < rival.serial
@@ -203,13 +199,13 @@ class Mailbox:
                 # A predicate may have closed the context, or ended its own wait.
                 if wanted and parked.parked:
                     return parked
-        return self._oldest_plain(keys, bit)
+        return self._oldest_plain(event)
 
-    def _oldest_plain(self, keys: tuple[_Key, ...], bit: int) -> _Parked | None:
+    def _oldest_plain(self, event: Event) -> _Parked | None:
         oldest = None
         for typemask, groups in self._plain.items():
-            if typemask & bit:
-                for key in keys:
+            if typemask >> event.type & 1:
+                for key in _keys(event):
                     group = groups.get(key)
                     if group is not None:
                         first = group if isinstance(group, _Parked) else next(iter(group.values()))
@@ -255,6 +251,12 @@ class Mailbox:
         event, parked.event = parked.event, None
         if event is not None:
             self.put(event)
+
+
+def _keys(event: Event) -> tuple[_Key, ...]:
+    """The keys of all who may want `event`."""
+    domid, user = event.domid, event.for_user
+    return domid, None, (domid, user), (None, user)
 
 
 def _members(group: _Group) -> Iterable[_Parked]:

@@ -113,7 +113,6 @@ class Pump:
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self.coroutines = ICoroutineBinding(self.binding, None)
-        self._arrivals = Arrivals(self.binding.call_soon, self._before_delivery, self._deliver, self.counters)
         self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
         reign: Reign | None = None
         try:
@@ -125,10 +124,12 @@ class Pump:
                 binding.poll_for(polling)
             # What is watched apart from the engine, is watched by the same.
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
+            feeds = Feeds(self._others, self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
+            self.feeds, call_soon = feeds, self.binding.call_soon
+            self._arrivals = Arrivals(call_soon, feeds.arrived, feeds.resolve, self._undelivered, self.counters)
             self.reign = reign = self.enthrone(engine)
             self.side = self.listen(connected(engine))
-            self.feeds = Feeds(self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
-            self.feeds.connect(reign.engine, self.side)
+            feeds.connect(reign.engine, self.side)
             self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
             if reign is not None:
@@ -231,8 +232,16 @@ class Pump:
 
     def accept(self, event: Event) -> None:
         """The Context's own sink: to the application's callback, a waiter, or the queue."""
-        if not self.callbacks.event(event):
+        if self.callbacks.mask >> event.type & 1:
+            self.callbacks.event(event)
+        else:
             self.mailbox.put(event)
+
+    def _others(self, event: Event) -> None:
+        """What no evgen has reported."""
+        if self.dead is None:
+            uuid, name = self.feeds.known(event.domid) if self.reign.engine.dead is None else (None, None)
+            self.accept(self.feeds.stamp(event, uuid, event.for_user, name))
 
     def drain(self) -> None:
         """Deliver all that the engine has reported. Never from inside an engine call."""
@@ -252,24 +261,15 @@ class Pump:
         """Deal with this outside the engine, after what has arrived before. Never switches or raises."""
         self._arrivals.add(arrival)
 
-    def _before_delivery(self) -> None:
-        self.feeds.arrived()
-
-    def _deliver(self, arrival: Arrival) -> None:
-        try:
-            if not isinstance(arrival, Event):
-                arrival()
-            elif self.dead is None:
-                self.feeds.resolve(arrival, self.accept)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                self.binding.report(error)
-            if isinstance(arrival, Event):
-                missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
-                self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
-            if not isinstance(error, Exception):  # Ctrl-C
-                self.struck()
-                raise
+    def _undelivered(self, arrival: Arrival, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self.binding.report(error)
+        if isinstance(arrival, Event):
+            missing = f"an event of domain {arrival.domid} could not be delivered: {error!r}"
+            self._tell(Disaster(arrival.type, missing), 1 << arrival.type, closing=False)
+        if not isinstance(error, Exception):  # Ctrl-C
+            self.struck()
+            raise error
 
     def free(self) -> bool:
         """Close the side channel and the engine. False while there are operations or children pending."""

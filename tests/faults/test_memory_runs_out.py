@@ -79,7 +79,7 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silen
     world: World, sealed: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if world.in_process:
-        place, name = "gxl.feeds.Feeds", "resolve"
+        place, name = "gxl.feeds.Feeds", "stamp"
     else:
         place, name = "gxl.engines.libxl.events.Events", "read"
     ctx = world.open()
