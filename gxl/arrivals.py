@@ -94,14 +94,14 @@ class Arrivals:
         finally:
             self._inside = False
             if self.sources:
-                if not self:
+                if not (self._incoming or self._calls or self._unasked):
                     self._oldest = perf_counter()
                 self._unasked = True
 
     def deliver_soon(self) -> None:
         """From the loop: a slice now, and the rest in its next turns."""
         self.deliver(_SLICE)
-        if self:
+        if self._incoming or self._calls or self._unasked:
             self._schedule()
 
     def deliver_slice(self) -> None:
@@ -110,11 +110,13 @@ class Arrivals:
 
     def deliver(self, seconds: float | None = None) -> None:
         """Deliver, for so long at most; None: all of it. Never from inside an engine call."""
-        if not self:
+        incoming, calls = self._incoming, self._calls
+        if not (incoming or calls or self._unasked):
             return
         began = perf_counter()
-        self._counters.lagged(began - self._oldest)
-        incoming, calls = self._incoming, self._calls
+        lag = began - self._oldest
+        if lag > self._counters.longest_lag:
+            self._counters.longest_lag = lag
         count = 0
         try:
             while True:

@@ -56,11 +56,6 @@ class Counters:
         if seconds > self.longest_turn:
             self.longest_turn = seconds
 
-    def lagged(self, seconds: float) -> None:
-        """What libxl reported had to wait for so long."""
-        if seconds > self.longest_lag:
-            self.longest_lag = seconds
-
 
 @implementer(IOSEventHooks)
 class CountedHooks:

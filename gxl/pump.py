@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zope.interface import implementer
 
@@ -48,7 +48,7 @@ from gxl.mailbox import Mailbox
 from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.recovery import Recovery
-from gxl.reign import Reign, Source
+from gxl.reign import Reign
 from gxl.shield import Shield
 from gxl.sidechannel import SideChannel, connected
 
@@ -155,14 +155,14 @@ class Pump:
         """Make a side channel of a connection."""
         return SideChannel(connection, self.hooks, self._store_lost, self._introduced, self.binding.call_soon)
 
-    def fd_ready(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
-        """IEventSink: an fd is ready. All that is registered at the hub is a Source."""
-        self._turn(cast(Source, for_libxl).fd_ready, fd, events, revents)
+    def fd_ready(self, for_libxl: Any, fd: int, events: int, revents: int) -> None:
+        """IEventSink: an fd is ready. `for_libxl` is a Source, as all that is registered at the hub."""
+        self._turn(for_libxl.fd_ready, fd, events, revents)
 
-    def timeout_due(self, for_libxl: object) -> None:
+    def timeout_due(self, for_libxl: Any) -> None:
         """IEventSink: a timeout is due."""
         self.counters.timeouts -= 1
-        self._turn(cast(Source, for_libxl).timeout_due)
+        self._turn(for_libxl.timeout_due)
 
     def child_reaped(self, pid: int, status: int) -> None:
         """IEventSink: a child of an engine's has ended."""
@@ -238,7 +238,6 @@ class Pump:
             self.mailbox.put(event)
 
     def _others(self, event: Event) -> None:
-        """What no evgen has reported."""
         if self.dead is None:
             uuid, name = self.feeds.known(event.domid) if self.reign.engine.dead is None else (None, None)
             self.accept(self.feeds.stamp(event, uuid, event.for_user, name))

@@ -42,8 +42,9 @@ class _Registration:
         self.at_loop: object = None
 
     def fd_ready(self, fd: int, events: int, revents: int) -> None:
-        if self._reign.served:
-            self._reign.engine.osevent_occurred_fd(self._token, fd, events, revents)
+        reign = self._reign
+        if not reign.over:  # a dead engine may be told, too
+            reign.engine.osevent_occurred_fd(self._token, fd, events, revents)
 
     def timeout_due(self) -> None:
         if self._reign.served:
@@ -186,7 +187,8 @@ class Reign:
         self.engine: IEngine = engine.claim(binding.no_switch, later)
         self.children: set[int] = set()
         self.freed = False
-        self.abandoned = False
+        self.over = False
+        """Whether nothing more will be done with the engine: it was freed, or abandoned."""
         self.retired = False
         """Whether it is lost, and served only until it can be freed."""
         self.pending = ""
@@ -214,11 +216,6 @@ class Reign:
             raise
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more will be done with the engine."""
-        return self.freed or self.abandoned
-
-    @property
     def served(self) -> bool:
         """Whether the engine is to hear of its fds, timeouts and children."""
         return not self.over and (self.retired or self.engine.dead is None)
@@ -244,14 +241,14 @@ class Reign:
             except MisuseError as error:
                 self.pending = str(error)
                 return False
-            self.freed = True
+            self.freed = self.over = True
             self._forget_fds()
             self._ask_no_more()
         return True
 
     def abandon(self) -> None:
         """Leave the engine as it is, and touch it no more: what it holds stays held until the process ends."""
-        self.abandoned = True
+        self.over = True
         self._forget_fds()
         self._ask_no_more()
         _abandoned.append(self)

@@ -83,13 +83,14 @@ def test_a_signal_handler_that_raises_while_fds_are_looked_at_stops_nothing(
     reader, writer = rig.pipe()
     registration = rig.osevent.fd_register(reader, POLLIN, "fd")
     fds = rig.binding._fds
-    looked = fds._dispatch
+    epoll = fds._epoll
 
-    def interrupted() -> None:
-        monkeypatch.setattr(fds, "_dispatch", looked)
-        raise RuntimeError("from a signal handler")
+    class Interrupted:
+        def poll(self, timeout: float, maxevents: int) -> None:
+            monkeypatch.setattr(fds, "_epoll", epoll)
+            raise RuntimeError("from a signal handler")
 
-    monkeypatch.setattr(fds, "_dispatch", interrupted)
+    monkeypatch.setattr(fds, "_epoll", Interrupted())
     os.write(writer, b"x")
     rig.until(lambda: rig.sink.of("fd"), "the fd is still watched")
     assert [str(error) for error in reported] == ["from a signal handler"]

@@ -43,7 +43,7 @@ _ABOUT_A_CHILD = "waitpid() gave ECHILD"
 
 def text(pointer: CData) -> str | None:
     """A C string, None for NULL. Most of it comes from xenstore, where guests write any bytes they like."""
-    return None if pointer == _NULL else ffi.string(pointer).decode("utf-8", "backslashreplace")
+    return ffi.string(pointer).decode("utf-8", "backslashreplace") if pointer else None
 
 
 def uuid(field: CData) -> UUID | None:

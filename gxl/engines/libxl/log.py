@@ -98,7 +98,7 @@ class Log:
 
     def drain(self) -> None:
         """Pass on what has been logged since. Never raises: the result of the call that logged it matters more."""
-        if not self._anything():
+        if os.lseek(self._fd, 0, os.SEEK_END) == self._read and not self._notes:
             return
         if self.later is None:
             self._pass_on(self._batch())
@@ -106,17 +106,14 @@ class Log:
             self._due = True
             self.later(self._drain_now)
 
-    def _anything(self) -> bool:
-        return bool(self._notes) or os.lseek(self._fd, 0, os.SEEK_END) != self._read
-
     def _batch(self) -> list[tuple[int, str]]:
         notes, self._notes = self._notes, []
         return [*self.take(), *notes]
 
     def _drain_now(self) -> None:
         try:
-            while not self._closed and self._anything():
-                self._pass_on(self._batch())
+            while not self._closed and (batch := self._batch()):
+                self._pass_on(batch)
         finally:
             self._due = False
 

@@ -69,10 +69,11 @@ class OSEvents:
 
     def occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
         """libxl_osevent_occurred_fd. libxl ignores what is stale by now."""
-        token = self._own(for_libxl, FdToken)
-        self._ctx.children.check_pump()
+        token, ctx = self._own(for_libxl, FdToken), self._ctx
+        if ctx.operations.forking:
+            ctx.children.check_pump()
         try:
-            self._ctx.lib.libxl_osevent_occurred_fd(self._ctx.pointer, token.nexus, fd, events, revents)
+            ctx.lib.libxl_osevent_occurred_fd(ctx.pointer, token.nexus, fd, events, revents)
         except OverflowError as error:
             raise ValueError(f"fd, events and revents must be C's, not {fd}, {events}, {revents}") from error
 
