@@ -138,7 +138,10 @@ class Arrivals:
                     except BaseException as error:
                         self._failed(arrival, error)
                 elif self._unasked:
-                    self._ask()
+                    self._unasked = False
+                    for source in self.sources:
+                        if source(incoming, _BATCH):
+                            self._unasked = True
                     continue
                 elif calls:
                     call = calls.popleft()
@@ -161,12 +164,6 @@ class Arrivals:
             pass
         if self._incoming:
             self._schedule()
-
-    def _ask(self) -> None:
-        self._unasked = False
-        for source in self.sources:
-            if source(self._incoming, _BATCH):
-                self._unasked = True
 
     def _schedule(self) -> None:
         if not self._scheduled:

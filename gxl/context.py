@@ -107,18 +107,17 @@ class Context(Toolstack):
         `timeout`: seconds; None waits for ever, 0 does not wait. Raises WaitTimeout when they are over, ContextClosed
         if the context is closed meanwhile, Disaster if events may have been missed.
         """
-        with self._pump.lock:
-            pump = self._enter()
-            typemask, domid, user = check_filters(typemask, predicate, domid, user)
-            if timeout is not None:
-                timeout = check_timeout(timeout)
-            if pump.coroutines is not None:
-                pump.coroutines.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
-            if timeout == 0:
+        pump = self._enter()
+        typemask, domid, user = check_filters(typemask, predicate, domid, user)
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        if pump.coroutines is not None:
+            pump.coroutines.check_can_block("use `async for event in ctx`, or await what ctx.expect() returns")
+        if timeout == 0 or isinstance(domid, (str, UUID)):
+            with pump.lock:
                 pump.drain()
-            if domid is None or isinstance(domid, int):
-                return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
-            return whose.wait(pump, typemask, predicate, timeout, domid, user)
+                return whose.wait(pump, typemask, predicate, timeout, domid, user)
+        return pump.mailbox.wait(typemask, predicate, timeout, domid, user)
 
     def __aiter__(self) -> Self:
         """Where the loop runs coroutines, `async for event in ctx` takes every event, until the context is closed."""

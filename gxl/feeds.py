@@ -408,9 +408,6 @@ class Feeds:
             siblings.remove(feed)
             if not siblings:
                 del self._domains[feed.domid]
-        self._disengage(feed)
-
-    def _disengage(self, feed: DomainFeed | DiskFeed) -> None:
         try:
             if feed.disengage is not None:
                 feed.disengage()

@@ -16,7 +16,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gxl.errors import WaitTimeout
 from gxl.eventqueue import EventQueue
@@ -25,22 +25,24 @@ from gxl.interfaces import IWaiter, Predicate
 from gxl.metrics import Counters
 from gxl.waiting import awaitable
 
-# What a waiter waits for, besides its typemask: a domid, or None for any domain; with a user value, both of them.
-_Key = int | tuple[int | None, int] | None
+# What a waiter waits for: domid and user value, None meaning any.
+_Key = tuple[int | None, int | None]
+# Waiters of one kind have the same typemask, and the same places of None in their keys. There are few kinds.
+_Kind = tuple[int, bool, bool]
 
 
 class _Parked:
     """One waiter, and what it was given."""
 
-    __slots__ = ("serial", "typemask", "key", "predicate", "waiter", "parked", "event", "error")
+    __slots__ = ("serial", "key", "predicate", "waiter", "groups", "event", "error")
 
-    def __init__(self, serial: int, typemask: int, key: _Key, predicate: Predicate | None, waiter: IWaiter) -> None:
+    def __init__(self, serial: int, key: _Key, predicate: Predicate | None, waiter: IWaiter) -> None:
         self.serial = serial
-        self.typemask = typemask
         self.key = key
         self.predicate = predicate
         self.waiter = waiter
-        self.parked = False
+        # Where it is found while it is parked.
+        self.groups: dict[_Key, _Group] | None = None
         self.event: Event | None = None
         self.error: BaseException | None = None
 
@@ -65,9 +67,9 @@ class Mailbox:
         self._counters = counters
         self._log = log
         self._queue = EventQueue()
-        # Those without a predicate, and those with one, by typemask. There are few different ones.
-        self._plain: dict[int, dict[_Key, _Group]] = {}
-        self._picky: dict[int, dict[_Key, _Group]] = {}
+        # Those without a predicate, and those with one.
+        self._plain: dict[_Kind, dict[_Key, _Group]] = {}
+        self._picky: dict[_Kind, dict[_Key, _Group]] = {}
         self._serials = itertools.count(1)
         self._closed: Callable[[], BaseException] | None = None
 
@@ -107,10 +109,9 @@ class Mailbox:
             raise self._closed()
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
-        key = domid if user is None else (domid, user)
-        me = _Parked(next(self._serials), typemask, key, predicate, self._make_waiter())
+        me = _Parked(next(self._serials), (domid, user), predicate, self._make_waiter())
         try:
-            self._enter(me)
+            self._enter(me, typemask)
             me.waiter.wait(timeout)
         except BaseException:
             self._abandon(me)
@@ -124,9 +125,9 @@ class Mailbox:
             return event
         if self._closed is not None:
             raise self._closed()
-        me = _Parked(next(self._serials), EVENTMASK_ALL, None, None, self._make_waiter())
+        me = _Parked(next(self._serials), (None, None), None, self._make_waiter())
         try:
-            self._enter(me)
+            self._enter(me, EVENTMASK_ALL)
             await awaitable(me.waiter).awaited(None)
         except BaseException:
             self._abandon(me)
@@ -147,7 +148,7 @@ class Mailbox:
         waiting = [
             parked
             for kinds in (self._plain, self._picky)
-            for wanted, groups in kinds.items()
+            for (wanted, _, _), groups in kinds.items()
             if wanted & typemask
             for group in groups.values()
             for parked in _members(group)
@@ -176,11 +177,9 @@ class Mailbox:
         rival = self._oldest_plain(event)
         picky = [
             parked
-            for typemask, groups in self._picky.items()
+            for (typemask, by_domid, by_user), groups in self._picky.items()
             if typemask >> event.type & 1
-            for key in _keys(event)
-            if key in groups
-            for parked in _members(groups[key])
+            for parked in _members(groups.get((event.domid if by_domid else None, event.for_user if by_user else None)))
             if rival is None or parked.serial < rival.serial
         ]
         if not picky:
@@ -188,7 +187,7 @@ class Mailbox:
         picky.sort(key=_serial)
         with self._no_switch():
             for parked in picky:
-                if not parked.parked:
+                if parked.groups is None:
                     continue
                 assert parked.predicate is not None
                 try:
@@ -197,27 +196,27 @@ class Mailbox:
                     self._refuse(parked, error)
                     continue
                 # A predicate may have closed the context, or ended its own wait.
-                if wanted and parked.parked:
+                if wanted and parked.groups is not None:
                     return parked
         return self._oldest_plain(event)
 
     def _oldest_plain(self, event: Event) -> _Parked | None:
         oldest = None
-        for typemask, groups in self._plain.items():
+        for (typemask, by_domid, by_user), groups in self._plain.items():
             if typemask >> event.type & 1:
-                for key in _keys(event):
-                    group = groups.get(key)
-                    if group is not None:
-                        first = group if isinstance(group, _Parked) else next(iter(group.values()))
-                        if oldest is None or first.serial < oldest.serial:
-                            oldest = first
+                group = groups.get((event.domid if by_domid else None, event.for_user if by_user else None))
+                if group is not None:
+                    first = group if isinstance(group, _Parked) else next(iter(group.values()))
+                    if oldest is None or first.serial < oldest.serial:
+                        oldest = first
         return oldest
 
-    def _enter(self, parked: _Parked) -> None:
+    def _enter(self, parked: _Parked, typemask: int) -> None:
         kinds, key = self._plain if parked.predicate is None else self._picky, parked.key
-        groups = kinds.get(parked.typemask)
+        kind = typemask, key[0] is not None, key[1] is not None
+        groups = kinds.get(kind)
         if groups is None:
-            groups = kinds[parked.typemask] = {}
+            groups = kinds[kind] = {}
         group = groups.get(key)
         if group is None:
             groups[key] = parked
@@ -225,21 +224,17 @@ class Mailbox:
             groups[key] = {group.serial: group, parked.serial: parked}
         else:
             group[parked.serial] = parked
-        parked.parked = True
+        parked.groups = groups
 
     def _leave(self, parked: _Parked) -> None:
-        if not parked.parked:
+        groups, parked.groups = parked.groups, None
+        if groups is None:
             return
-        parked.parked = False
-        kinds, key = self._plain if parked.predicate is None else self._picky, parked.key
-        groups = kinds[parked.typemask]
-        group = groups[key]
+        group = groups[parked.key]
         if not isinstance(group, _Parked):
             del group[parked.serial]
         if isinstance(group, _Parked) or not group:
-            del groups[key]
-            if not groups:
-                del kinds[parked.typemask]
+            del groups[parked.key]
 
     def _refuse(self, parked: _Parked, error: BaseException) -> None:
         self._leave(parked)
@@ -253,14 +248,22 @@ class Mailbox:
             self.put(event)
 
 
-def _keys(event: Event) -> tuple[_Key, ...]:
-    """The keys of all who may want `event`."""
-    domid, user = event.domid, event.for_user
-    return domid, None, (domid, user), (None, user)
+class SharedMailbox(Mailbox):
+    """One that several threads use, with `lock` held. Whoever waits takes it here, until it parks."""
+
+    def __init__(self, lock: AbstractContextManager[object], *common: Any) -> None:
+        super().__init__(*common)
+        self._lock = lock
+
+    def wait(
+        self, typemask: int, predicate: Predicate | None, timeout: float | None, domid: int | None, user: int | None
+    ) -> Event:
+        with self._lock:
+            return super().wait(typemask, predicate, timeout, domid, user)
 
 
-def _members(group: _Group) -> Iterable[_Parked]:
-    return (group,) if isinstance(group, _Parked) else group.values()
+def _members(group: _Group | None) -> Iterable[_Parked]:
+    return () if group is None else (group,) if isinstance(group, _Parked) else group.values()
 
 
 def _serial(parked: _Parked) -> int:

@@ -44,7 +44,7 @@ from gxl.interfaces import (
     IStoreConnection,
     Predicate,
 )
-from gxl.mailbox import Mailbox
+from gxl.mailbox import Mailbox, SharedMailbox
 from gxl.metrics import CountedHooks, Counters
 from gxl.polling import Polling
 from gxl.recovery import Recovery
@@ -113,13 +113,15 @@ class Pump:
         # Where threads share a Context; a loop has one, and needs no lock.
         self.lock: AbstractContextManager[object] = nullcontext()
         self.coroutines = ICoroutineBinding(self.binding, None)
-        self.mailbox = Mailbox(self.binding.waiter, self.binding.no_switch, self.counters, self.log)
+        where = self.binding.waiter, self.binding.no_switch, self.counters, self.log
+        self.mailbox = Mailbox(*where)
         reign: Reign | None = None
         try:
             hooks = self.binding.osevent
             if hooks is None:
                 binding = IPolledBinding(self.binding)
                 self.lock = binding.lock
+                self.mailbox = SharedMailbox(self.lock, *where)
                 hooks = polling = Polling(self)
                 binding.poll_for(polling)
             # What is watched apart from the engine, is watched by the same.

@@ -123,17 +123,15 @@ class SideChannel:
         anything before it was introduced. So after this the names of those that events are about are known; and where
         it returns True, no domain had appeared by then that has not been looked at: each domid is still whose it was.
         """
-        if self._slices or not self._nothing_there():
+        # A recv that finds nothing raises, which costs more than all the rest of the way of an event. At the end of
+        # file there is nothing, either: that shows by the fd's being readable.
+        nothing = self._is_socket and self._fd >= 0 and fcntl.ioctl(self._fd, termios.FIONREAD, _ZERO) == _ZERO
+        if self._slices or not nothing:
             self._read()
         if self._changed or self._failure:
             self._later(self.ready)
             return False
         return self._watched and not self._looking and not self._slices and self._fd >= 0
-
-    def _nothing_there(self) -> bool:
-        # A recv that finds nothing raises, which costs more than all the rest of the way of an event. At the end of
-        # file there is nothing, either: that shows by the fd's being readable.
-        return self._is_socket and self._fd >= 0 and fcntl.ioctl(self._fd, termios.FIONREAD, _ZERO) == _ZERO
 
     def _read(self) -> None:
         # One slice a turn: a store that never stops talking must not hold the hub.

@@ -58,11 +58,12 @@ def wait(
     typemask: int,
     predicate: Predicate | None,
     timeout: float | None,
-    domain: str | UUID,
+    domain: Designation | None,
     user: int | None,
 ) -> Event:
     """take(), or wait until there is such an event."""
-    pump.drain()
+    if not isinstance(domain, (str, UUID)):
+        return pump.mailbox.wait(typemask, predicate, timeout, domain, user)
     whose = Whose(domain, predicate)
     event = pump.mailbox.take(typemask, whose, None, user)
     if event is None and timeout != 0:

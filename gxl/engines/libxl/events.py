@@ -117,7 +117,7 @@ class Events:
         pointer, check, out, null = self._ctx.pointer, self._ctx.lib.libxl_event_check, self._collected, ffi.NULL
         for _ in range(limit):
             event = out[0]
-            if event == null:
+            if not event:
                 rc = check(pointer, out, EVENTMASK_ALL, null, null)
                 if rc == NotReady.code:
                     return False
