@@ -12,12 +12,13 @@ from time import perf_counter
 from typing import Any
 
 from gxl.events import Event
+from gxl.interfaces import IHubBinding, ITurnBinding
 from gxl.metrics import Counters
 
 Arrival = Event | Callable[[], object]
 
 # So long a turn of the loop may take, in seconds, and so many arrivals are delivered between two looks at the clock.
-_SLICE = 0.002
+_SLICE = 0.0005
 _BETWEEN_LOOKS = 8
 
 
@@ -39,13 +40,14 @@ class Arrivals:
 
     def __init__(
         self,
-        call_soon: Callable[[Callable[[], object]], object],
+        binding: IHubBinding,
         before: Callable[[], object],
         resolve: Callable[[Event], object],
         failed: Callable[[Arrival, BaseException], object],
         counters: Counters,
     ) -> None:
-        self._call_soon = call_soon
+        turns = ITurnBinding(binding, None)
+        self._soon = binding.call_soon if turns is None else turns.call_next_turn
         self._before = before
         self._resolve = resolve
         self._failed = failed
@@ -168,7 +170,7 @@ class Arrivals:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._call_soon(self._scheduled_delivery)
+            self._soon(self._scheduled_delivery)
 
     def _scheduled_delivery(self) -> None:
         self._scheduled = False

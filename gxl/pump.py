@@ -127,8 +127,8 @@ class Pump:
             # What is watched apart from the engine, is watched by the same.
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
             feeds = Feeds(self._others, self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
-            self.feeds, call_soon = feeds, self.binding.call_soon
-            self._arrivals = Arrivals(call_soon, feeds.arrived, feeds.resolve, self._undelivered, self.counters)
+            self.feeds = feeds
+            self._arrivals = Arrivals(self.binding, feeds.arrived, feeds.resolve, self._undelivered, self.counters)
             self.reign = reign = self.enthrone(engine)
             self.side = self.listen(connected(engine))
             feeds.connect(reign.engine, self.side)

@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ from gxl.interfaces import (
     IHub,
     IHubBinding,
     IOSEventHooks,
+    ITurnBinding,
     IWaiter,
 )
 
@@ -255,7 +257,7 @@ class _Waiter:
             self._parked.switch()
 
 
-@implementer(IHubBinding)
+@implementer(ITurnBinding, IHubBinding)
 class GeventBinding:
     """One engine's place in a gevent hub."""
 
@@ -283,6 +285,9 @@ class GeventBinding:
         # watcher does. loop.ref() has no effect on libuv.
         self.keeper = self.loop.async_(ref=False)
         self.keeper.start(_nothing)
+        self._next: deque[Callable[[], object]] = deque()
+        self._turn = self.loop.async_(ref=False)
+        self._turn.start(self._turned)
         self.osevent = _OSEvent(self, self._fds)
         self.childproc = (
             Children(self, sink, self._fds, self._later, self.loop.install_sigchld, self._watch_child)
@@ -302,6 +307,22 @@ class GeventBinding:
 
     def call_soon(self, f: Callable[[], object]) -> None:
         self.loop.run_callback(f)  # which hands exceptions to the hub's error handler
+
+    def call_next_turn(self, f: Callable[[], object]) -> None:
+        # What callbacks add is run with them, and all greenlets that they wake, for up to 5 ms.
+        self._next.append(f)
+        if self.closed:
+            self._turned()
+        else:
+            self._turn.ref = True
+            self._turn.send()
+
+    def _turned(self) -> None:
+        while self._next:
+            self.call_soon(self._next[0])
+            self._next.popleft()
+        if not self.closed:
+            self._turn.ref = False
 
     def spawn(self, f: Callable[[], object]) -> None:
         gevent.spawn(f)  # as this does
@@ -346,6 +367,8 @@ class GeventBinding:
             if self.childproc is not None:
                 self.childproc.close()
             self.osevent.close()
+            self._turned()
+            _discard(self._turn)
             _discard(self.keeper)
             _discard(self._watcher)
         self._fds.close()

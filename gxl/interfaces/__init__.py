@@ -25,6 +25,7 @@ from gxl.interfaces.hub import (
     IHubBinding,
     IPolledBinding,
     IPollSource,
+    ITurnBinding,
     IWaiter,
 )
 from gxl.interfaces.values import AsyncHow, DomainInfo, NewDomain, Predicate, SigchldOwner
@@ -47,6 +48,7 @@ __all__ = [
     "IPolledBinding",
     "IStoreConnection",
     "ISuccession",
+    "ITurnBinding",
     "IWaiter",
     "NewDomain",
     "Predicate",

@@ -103,6 +103,13 @@ class IHubBinding(Interface):
         """
 
 
+class ITurnBinding(IHubBinding):
+    """A binding to a loop whose call_soon may call before timers and fds have their turn."""
+
+    def call_next_turn(f: Callable[[], object]) -> None:
+        """Like call_soon, but only after the loop has looked at its timers and fds: so long work can be spread."""
+
+
 class ICoroutineBinding(IHubBinding):
     """A binding to a loop that runs coroutines.
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from select import POLLIN
 from typing import Any
 
@@ -111,6 +112,32 @@ def test_what_call_soon_and_spawn_raise_goes_to_the_error_handler(
     rig.turn()
     assert called == ["next", "spawned"]
     assert [type(error) for error in reported] == [KeyError, KeyError]
+
+
+def test_fds_have_their_turn_before_each_call_of_the_next_turn(rig: BlockingRig) -> None:
+    reader, writer = rig.pipe()
+    registration = rig.osevent.fd_register(reader, POLLIN, "fd")
+    os.write(writer, b"x")
+    reports: list[int] = []
+
+    def again() -> None:
+        reports.append(len(rig.sink.of("fd")))
+        if len(reports) < 5:
+            rig.binding.call_next_turn(again)
+
+    rig.binding.call_next_turn(again)
+    rig.until(lambda: len(reports) == 5, "it was called again and again")
+    assert all(later > earlier for earlier, later in pairwise(reports)), reports
+    rig.osevent.fd_deregister(reader, registration)
+
+
+def test_what_is_left_for_the_next_turn_is_called_though_the_binding_is_closed(rig: BlockingRig) -> None:
+    called: list[str] = []
+    rig.binding.call_next_turn(lambda: called.append("before"))
+    rig.binding.close()
+    rig.binding.call_next_turn(lambda: called.append("after"))
+    gevent.sleep(0)
+    assert called == ["before", "after"]
 
 
 def test_report_never_raises_even_if_the_error_handler_does(

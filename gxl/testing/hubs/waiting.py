@@ -18,6 +18,7 @@ from gxl.interfaces import (
     IHubBinding,
     IOSEventHooks,
     IPolledBinding,
+    ITurnBinding,
     IWaiter,
 )
 from gxl.testing.hubs.rig import Rig
@@ -33,6 +34,8 @@ async def everything_has_the_contracts_shape(rig: Rig) -> None:
     ]
     if rig.binding.osevent is None:
         things.append((IPolledBinding, rig.binding))
+    if ITurnBinding.providedBy(rig.binding):
+        things.append((ITurnBinding, rig.binding))
     if IAwaitableWaiter.providedBy(rig.waiter) or ICoroutineBinding.providedBy(rig.binding):
         things += [(IAwaitableWaiter, rig.waiter), (ICoroutineBinding, rig.binding)]
     for interface, thing in things:
