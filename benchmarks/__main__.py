@@ -18,9 +18,9 @@ import click
 
 from benchmarks import goals
 from benchmarks.clients import CLIENTS
-from benchmarks.goals import Results
+from benchmarks.goals import Results, ratio
 from benchmarks.running import TOP, Bench, Failed
-from benchmarks.workloads import BURST_OF_EJECTS, IDLE, OPENING, PING_PONG, Workload, memory, one_death, storm
+from benchmarks.workloads import ABOUT, BURST_OF_EJECTS, IDLE, OPENING, PING_PONG, Workload, memory, one_death, storm
 
 WORKLOADS = [
     PING_PONG,
@@ -34,7 +34,6 @@ WORKLOADS = [
 ]
 SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), memory(10), memory(2010), IDLE]
 CANDIDATES = ["C", *CLIENTS]
-CALLS = 100
 
 
 def measure(bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int) -> Results:
@@ -44,8 +43,7 @@ def measure(bench: Bench, workloads: list[Workload], candidates: list[str], roun
         for _ in range(rounds):
             for workload in workloads:
                 for candidate in candidates:
-                    tick = workload.name.startswith("storm") and candidate != "C"
-                    with bench.client(candidate, workload.kind, workload.domains, workload.per_byte, tick) as run:
+                    with bench.client(candidate, workload.kind, workload.domains, workload.per_byte) as run:
                         figures = workload.drive(run)
                     for figure, value in figures.items():
                         measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
@@ -58,11 +56,7 @@ def _run(
     bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int
 ) -> tuple[Results, goals.Calls, list[goals.Outcome]]:
     results = measure(bench, workloads, candidates, rounds)
-    calls = {
-        name: (bench.system_calls(name, 2 * CALLS) - bench.system_calls(name, CALLS)) / CALLS
-        for name in candidates
-        if name != "embedded"
-    }
+    calls = {name: bench.system_calls(name) for name in candidates if name != "embedded"}
     return results, calls, goals.outcomes(results, calls)
 
 
@@ -82,15 +76,28 @@ def costs(rounds: int) -> dict[str, list[float]]:
 def table(results: Results, candidates: list[str]) -> str:
     """Medians, with the least and the most, and the median of the ratios to C within each round."""
     lines = ["| workload | candidate | median | least – most | to C |", "|---|---|--:|--:|--:|"]
+    units = {workload.name: workload.unit for workload in WORKLOADS}
     for workload, by_candidate in results.items():
         for candidate in candidates:
             for figure, values in by_candidate.get(candidate, {}).items():
-                reference = by_candidate.get("C", {}).get(figure, [])
-                ratios = [mine / theirs for mine, theirs in zip(values, reference, strict=False) if theirs]
-                name = f"{workload}: {figure}" if figure else workload
-                ratio = f"{median(ratios):.2f}" if ratios and candidate != "C" else ""
+                among = ratio(results, workload, candidate, "C", figure)
+                name = f"{workload}: {ABOUT[figure]}" if figure else f"{workload}, {units[workload]}"
+                to_c = f"{among:.2f}" if among is not None and candidate != "C" else ""
                 span = f"{min(values):.4g} – {max(values):.4g}"
-                lines.append(f"| {name} | {candidate} | {median(values):.4g} | {span} | {ratio} |")
+                lines.append(f"| {name} | {candidate} | {median(values):.4g} | {span} | {to_c} |")
+    return "\n".join(lines)
+
+
+def calls_table(calls: goals.Calls) -> str:
+    """System calls an eject, by name, the commonest first."""
+    names = sorted({name for found in calls.values() for name, count in found.items() if count >= 0.05})
+    names.sort(key=lambda name: -max(found.get(name, 0) for found in calls.values()))
+    lines = ["| system calls an eject | " + " | ".join(calls) + " |", "|---|" + "--:|" * len(calls)]
+    rows = {"all but futex": {name: goals.in_all(found) for name, found in calls.items()}}
+    rows |= {name: {candidate: found.get(name, 0) for candidate, found in calls.items()} for name in names}
+    lines += [
+        f"| {name} | " + " | ".join(f"{count:.1f}" for count in row.values()) + " |" for name, row in rows.items()
+    ]
     return "\n".join(lines)
 
 
@@ -143,8 +150,8 @@ def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path
         raise click.ClickException(str(error)) from None
     imported = costs(rounds)
     print(table(results, chosen))
-    print(f"\nsystem calls an eject: {', '.join(f'{name} {count:.1f}' for name, count in calls.items())}")
-    print(f"import gxl: {median(imported['import gxl']):.0f} ms")
+    print(f"\n{calls_table(calls)}")
+    print(f"\nimport gxl: {median(imported['import gxl']):.0f} ms")
     print(f"\n{goals.table(found, gross=short)}")
     if path is not None:
         everything = {"machine": machine(), "rounds": rounds, "results": results, "calls": calls, "costs": imported}

@@ -8,6 +8,7 @@ has a callback, each domain here has whatever the candidate's users would have: 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 TICK = 0.001
@@ -31,10 +33,20 @@ class Job:
         self.workload = workload
         self.domids = range(1, domains + 1)
         self.acknowledge: Callable[[], object] = lambda: None
-        self.longest_pause = 0.0
-        self.busy = False
-        """Whether this process has done something since the latest tick that is no client's work: been the host."""
+        self.pause = 0.0
+        """The longest that the ticker has been late, in seconds. All of these are since the last report."""
+        self.worked = 0.0
+        """The most that this thread has worked between two ticks: a pause without what other processes have taken."""
+        self.call = 0.0
+        """The longest call of libxl's."""
+        self.call_worked = 0.0
+        """The most that this thread has worked in one."""
+        self.shares: list[float] = []
+        """For each event, how long after libxl's call had returned it reached the application."""
         self.opened = 0.0
+        self._due = 0.0
+        self._worked_by_then = 0.0
+        self._returned = 0.0
         self._per_byte = per_byte
         self._counted = 0
 
@@ -53,33 +65,66 @@ class Job:
 
     def event(self, event: object = None) -> None:
         """An event has reached the application."""
+        if self._returned and self._per_byte == 1:
+            self.shares.append(time.perf_counter() - self._returned)
         self._counted += 1
         if self._counted == self._per_byte:
             self._counted = 0
             self.acknowledge()
 
-    def tick(self, sleep: Callable[[float], object]) -> None:
-        """What another greenlet sees of the hub."""
+    def observe(self) -> None:
+        """Tick from now on, and note how long libxl takes when it is told of an fd, which is when it finds events."""
+        import gevent
+
+        from gxl.engines.libxl import LibxlEngine
+
+        call = LibxlEngine.osevent_occurred_fd
+
+        def timed(*args: Any) -> None:
+            began, worked = time.perf_counter(), time.thread_time()
+            try:
+                call(*args)
+            finally:
+                self.call_worked = max(self.call_worked, time.thread_time() - worked)
+                self._returned = time.perf_counter()
+                self.call = max(self.call, self._returned - began)
+
+        LibxlEngine.osevent_occurred_fd = timed  # type: ignore[assignment, method-assign]
+        gevent.spawn(self._tick)
+
+    def _tick(self) -> None:
+        """What another greenlet sees of the hub: for how long after its time it can't go on."""
+        import gevent
+
         while True:
-            before = time.perf_counter()
-            sleep(TICK)
-            if self.busy:
-                self.busy = False
-            else:
-                self.longest_pause = max(self.longest_pause, time.perf_counter() - before - TICK)
+            self._due, self._worked_by_then = time.perf_counter() + TICK, time.thread_time()
+            gevent.sleep(TICK)
+            self.pause = max(self.pause, time.perf_counter() - self._due)
+            self.worked = max(self.worked, time.thread_time() - self._worked_by_then)
+
+    def excuse(self) -> None:
+        """What has kept the ticker waiting until now is not the client's doing: this process has been the host."""
+        self._due, self._worked_by_then = max(self._due, time.perf_counter()), time.thread_time()
 
     def report(self) -> None:
-        """What was used so far, and the longest pause since the last report."""
+        """What was used so far, and what was measured since the last report."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         used = {
             "rss_kib": pages * os.sysconf("SC_PAGESIZE") // 1024,
             "switches": usage.ru_nvcsw,
-            "cpu": usage.ru_utime + usage.ru_stime,
-            "pause": self.longest_pause,
+            "fds": len(os.listdir("/proc/self/fd")),
+            "threads": len(os.listdir("/proc/self/task")),
+            "timers": sum(type(thing).__name__ == "timer" for thing in gc.get_objects()),
+            "pause": self.pause,
+            "worked": self.worked,
+            "call": self.call,
+            "call_worked": self.call_worked,
+            "share": median(self.shares) if self.shares else 0.0,
             "opened": self.opened,
         }
-        self.longest_pause = 0.0
+        self.pause = self.worked = self.call = self.call_worked = 0.0
+        self.shares.clear()
         say(json.dumps(used))
 
 
@@ -94,13 +139,12 @@ def answer(lines: Iterable[str], job: Job) -> None:
     os._exit(0)
 
 
-def _open(job: Job, engine: str, hub: str) -> Any:
-    import gxl
-
+def _timed(job: Job, make: Callable[..., Any], *args: object) -> Any:
+    """What is made, by a call whose time is noted."""
     began = time.perf_counter()
-    ctx = gxl.Context(engine, hub)
+    made = make(*args)
     job.opened = time.perf_counter() - began
-    return ctx
+    return made
 
 
 def _park(job: Job, ctx: Any) -> None:
@@ -123,20 +167,23 @@ def _park(job: Job, ctx: Any) -> None:
 
 def _serve(job: Job, act: Callable[[str], object]) -> None:
     """Under gevent: carry out standard input's lines, to its end."""
-    import gevent
     from gevent.fileobject import FileObjectPosix
 
-    if os.environ.get("GXL_BENCH_TICK"):
-        gevent.spawn(job.tick, gevent.sleep)
     say("ready")
     for line in FileObjectPosix(os.dup(0), "r"):
-        act(line)
+        if line == "observe\n":
+            job.observe()
+            say("observes")
+        else:
+            act(line)
     os._exit(0)
 
 
 def libxl_gevent(job: Job) -> None:
+    import gxl
+
     job.connect()
-    _park(job, _open(job, "libxl", "gevent"))
+    _park(job, _timed(job, gxl.Context, "libxl", "gevent"))
     _serve(job, lambda line: job.report())
 
 
@@ -145,6 +192,7 @@ def libxl_asyncio(job: Job) -> None:
 
     from zope.interface import implementer
 
+    import gxl
     from gxl.interfaces import IEventHooks
 
     @implementer(IEventHooks)
@@ -154,7 +202,7 @@ def libxl_asyncio(job: Job) -> None:
         disaster = None
 
     async def main() -> None:
-        ctx = _open(job, "libxl", "asyncio")
+        ctx = _timed(job, gxl.Context, "libxl", "asyncio")
         ctx.event_register_callbacks(Hooks())
         armed = [job.enable(ctx, domid) for domid in job.domids]
         ended = asyncio.Event()
@@ -176,8 +224,10 @@ def libxl_asyncio(job: Job) -> None:
 
 
 def libxl_poll(job: Job) -> None:
+    import gxl
+
     job.connect()
-    ctx = _open(job, "libxl", "poll")
+    ctx = _timed(job, gxl.Context, "libxl", "poll")
     armed = [job.enable(ctx, domid) for domid in job.domids]
     threading.Thread(target=answer, args=(sys.stdin, job), daemon=True).start()
     say("ready")
@@ -209,7 +259,7 @@ def threadpool(job: Job) -> None:
     from gxl.engines.libxl import LibxlEngine
 
     job.connect()
-    engine = LibxlEngine()
+    engine = _timed(job, LibxlEngine)
     armed = [job.enable(engine, domid) for domid in job.domids]
     deliver = _parked_on_queues(job)
 
@@ -229,7 +279,7 @@ def native_thread(job: Job) -> None:
     from gxl.engines.libxl import LibxlEngine
 
     job.connect()
-    engine = LibxlEngine()
+    engine = _timed(job, LibxlEngine)
     armed = [job.enable(engine, domid) for domid in job.domids]
     deliver = _parked_on_queues(job)
     arrived: deque[Any] = deque()
@@ -259,26 +309,23 @@ def embedded(job: Job) -> None:
     host = gxl.SimHost()
     for domid in job.domids:
         host.create_domain(domid=domid)
-        host.add_disk(domid, "xvda")
+        if job.workload == "eject":
+            host.add_disk(domid, "xvda")
     from gxl.engines.embedded import EmbeddedEngine
 
-    began = time.perf_counter()
-    ctx = gxl.Context(EmbeddedEngine(host), "gevent")
-    job.opened = time.perf_counter() - began
+    ctx = _timed(job, lambda: gxl.Context(EmbeddedEngine(host), "gevent"))
     acknowledged = Flag()
     job.acknowledge = acknowledged.set
     _park(job, ctx)
 
     def strike(action: Callable[[int], object], first: int, count: int) -> int:
         acknowledged.clear()
-        began = time.perf_counter_ns()
-        if count == 1:
-            action(first)
-        else:
-            with host.quiet():
-                for domid in range(first, first + count):
-                    action(domid)
-        job.busy = True
+        with host.quiet():
+            for domid in range(first, first + count):
+                action(domid)
+            # Nobody has been told yet. What the host has taken to get there is no client's business.
+            job.excuse()
+            began = time.perf_counter_ns()
         acknowledged.wait()
         return time.perf_counter_ns() - began
 
@@ -298,6 +345,9 @@ def embedded(job: Job) -> None:
 
     gevent.spawn(_serve, job, act).join()
 
+
+OBSERVED = ("gxl", "threadpool", "thread", "embedded")
+"""Those that have a greenlet to tick."""
 
 CLIENTS: dict[str, Callable[[Job], None]] = {
     "gxl": libxl_gevent,

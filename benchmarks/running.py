@@ -14,8 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clients import OBSERVED
+
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
+
+
+EJECTS = 100
+# % time, seconds, usecs/call, calls, perhaps errors, and the system call's name.
+_COUNTED = re.compile(r"^ *\d+\.\d+ +\d+\.\d+ +\d+ +(\d+) (?: *\d+)? +(?!total$)(\w+)$", re.MULTILINE)
 
 
 class Failed(Exception):
@@ -44,11 +51,15 @@ class Process:
 
     def __init__(self, command: list[str], cpu: int | None, environment: dict[str, str] | None = None) -> None:
         self._name = " ".join(command[:4])
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP, env=environment
-        )
-        if cpu is not None:
-            os.sched_setaffinity(self._process.pid, {cpu})
+        mine = os.sched_getaffinity(0)
+        # Inherited: whatever it starts at once, as strace does, is there with it.
+        os.sched_setaffinity(0, mine if cpu is None else {cpu})
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP, env=environment
+            )
+        finally:
+            os.sched_setaffinity(0, mine)
         if self.read() != "ready":
             self.stop()
             raise Failed(f"{self._name} did not start")
@@ -101,28 +112,34 @@ class Bench:
         return [sys.executable, "-m", "benchmarks.clients", candidate, *arguments]
 
     @contextmanager
-    def client(self, candidate: str, kind: str, domains: int, per_byte: int, tick: bool = False) -> Iterator[Run]:
+    def client(self, candidate: str, kind: str, domains: int, per_byte: int) -> Iterator[Run]:
         """A client that has enabled its evgens."""
         self._host.ask(f"domains {domains}")
-        environment = self._environment | ({"GXL_BENCH_TICK": "1"} if tick else {})
-        client = Process(self.command_of(candidate, kind, domains, per_byte), self.cpus[1], environment)
+        client = Process(self.command_of(candidate, kind, domains, per_byte), self.cpus[1], self._environment)
         try:
-            yield Run(client, client if candidate == "embedded" else self._host, domains)
+            yield Run(client, client if candidate == "embedded" else self._host, domains, candidate in OBSERVED)
         finally:
             client.stop()
 
-    def system_calls(self, candidate: str, rounds: int) -> int:
-        """How many system calls the client makes, in all, for so many ejects."""
+    def system_calls(self, candidate: str) -> dict[str, float]:
+        """How many system calls of each kind the client makes for an eject.
+
+        All of those for some ejects, and for some more: what a process needs to start and to end is in both.
+        """
+        few, many = (self._system_calls(candidate, ejects) for ejects in (EJECTS, 2 * EJECTS))
+        return {name: (count - few.get(name, 0)) / EJECTS for name, count in many.items()}
+
+    def _system_calls(self, candidate: str, ejects: int) -> dict[str, int]:
         with tempfile.NamedTemporaryFile("r") as counts:
             self._host.ask("domains 1")
             command = ["strace", "-f", "-c", "-o", counts.name, *self.command_of(candidate, "eject", 1, 1)]
-            client = Process(command, None, self._environment)
-            self._host.ask(f"eject {rounds} 1")
+            client = Process(command, self.cpus[1], self._environment)
+            self._host.ask(f"eject {ejects} 1")
             client.stop()
-            found = re.search(r"^100\.00 .*?(\d+)(?: +\d+)? total$", counts.read(), re.MULTILINE)
-        if found is None:
+            found = {name: int(count) for count, name in _COUNTED.findall(counts.read())}
+        if not found:
             raise Failed("strace counted nothing")
-        return int(found[1])
+        return found
 
     def stop(self) -> None:
         self._host.stop()
@@ -131,16 +148,24 @@ class Bench:
 class Run:
     """One client under way, and the host that drives it."""
 
-    def __init__(self, client: Process, host: Process, domains: int) -> None:
+    def __init__(self, client: Process, host: Process, domains: int, observed: bool) -> None:
         self._client = client
         self._host = host
+        self._observed = observed
         self.domains = domains
 
     def command(self, line: str) -> list[int]:
         """Make something happen; how long each round took, in nanoseconds."""
         return [int(nanoseconds) for nanoseconds in self._host.ask(line).split()]
 
+    def observe(self) -> bool:
+        """From now on the client notes its hub's pauses and libxl's calls, which takes its time. False: it can't."""
+        if self._observed:
+            self._client.ask("observe")
+            self.report()
+        return self._observed
+
     def report(self) -> dict[str, Any]:
         """What the client has used."""
-        used: dict[str, Any] = {"pause": 0.0, "opened": 0.0} | json.loads(self._client.ask("report"))
+        used: dict[str, Any] = json.loads(self._client.ask("report"))
         return used
