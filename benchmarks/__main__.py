@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,8 +37,10 @@ SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), memory(10), mem
 CANDIDATES = ["C", *CLIENTS]
 
 
-def measure(bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int) -> Results:
-    """Every candidate once a round, in turn, so that what slows the machine slows them all."""
+def measure(
+    bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int, keep: Callable[[Results], object]
+) -> Results:
+    """Every candidate once a round, in turn, so that what slows the machine slows them all. Each round is kept."""
     results: Results = {}
     with click.progressbar(length=rounds * len(workloads) * len(candidates), file=sys.stderr) as progress:
         for _ in range(rounds):
@@ -49,15 +52,8 @@ def measure(bench: Bench, workloads: list[Workload], candidates: list[str], roun
                         measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
                         measured.setdefault(figure, []).append(value)
                     progress.update(1)
+            keep(results)
     return results
-
-
-def _run(
-    bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int
-) -> tuple[Results, goals.Calls, list[goals.Outcome]]:
-    results = measure(bench, workloads, candidates, rounds)
-    calls = {name: bench.system_calls(name) for name in candidates if name != "embedded"}
-    return results, calls, goals.outcomes(results, calls)
 
 
 def costs(rounds: int) -> dict[str, list[float]]:
@@ -115,7 +111,9 @@ def machine() -> dict[str, Any]:
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="How often each is measured.")
 @click.option("--only", "wanted", multiple=True, metavar="TEXT", help="Only workloads whose names contain TEXT.")
 @click.option("--candidate", "candidates", multiple=True, type=click.Choice(CANDIDATES), help="Only these, and C.")
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
+@click.option(
+    "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there, after each round."
+)
 @click.option("--short", is_flag=True, help="A few workloads, once, C, gxl and a thread; fail if gxl is grossly slow.")
 def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path: Path | None, short: bool) -> None:
     """Measure gxl against a C program on the same libxenlight, and against libxl_event_wait in threads.
@@ -141,21 +139,27 @@ def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path
     try:
         with tempfile.TemporaryDirectory(prefix="gxl-bench-") as directory:
             bench = Bench(Path(directory))
-            results, calls, found = _run(bench, workloads, chosen, rounds)
+            imported = costs(rounds)
+            calls = {name: bench.system_calls(name) for name in chosen if name != "embedded"}
+
+            def keep(results: Results) -> None:
+                if path is not None:
+                    everything = {"machine": machine(), "results": results, "calls": calls, "costs": imported}
+                    path.write_text(json.dumps(everything, indent=1) + "\n")
+
+            results = measure(bench, workloads, chosen, rounds, keep)
+            found = goals.outcomes(results, calls)
             if short and any(outcome.broken for outcome in found):
                 # Something else may have had the machine for a moment. What is broken, is so again.
-                results, calls, found = _run(bench, workloads, chosen, rounds)
+                results = measure(bench, workloads, chosen, rounds, keep)
+                found = goals.outcomes(results, calls)
             bench.stop()
     except Failed as error:
         raise click.ClickException(str(error)) from None
-    imported = costs(rounds)
     print(table(results, chosen))
     print(f"\n{calls_table(calls)}")
     print(f"\nimport gxl: {median(imported['import gxl']):.0f} ms")
     print(f"\n{goals.table(found, gross=short)}")
-    if path is not None:
-        everything = {"machine": machine(), "rounds": rounds, "results": results, "calls": calls, "costs": imported}
-        path.write_text(json.dumps(everything, indent=1) + "\n")
     broken = [outcome.goal.about for outcome in found if outcome.broken]
     if short and broken:
         raise click.ClickException(f"grossly slow: {'; '.join(broken)}")
