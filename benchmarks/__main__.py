@@ -20,6 +20,7 @@ import click
 from benchmarks import goals
 from benchmarks.clients import CLIENTS
 from benchmarks.goals import Results, ratio
+from benchmarks.plot import draw
 from benchmarks.running import TOP, Bench, Failed
 from benchmarks.workloads import ABOUT, BURST_OF_EJECTS, IDLE, OPENING, PING_PONG, Workload, memory, one_death, storm
 
@@ -114,8 +115,16 @@ def machine() -> dict[str, Any]:
 @click.option(
     "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there, after each round."
 )
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios to C there, as SVG.")
 @click.option("--short", is_flag=True, help="A few workloads, once, C, gxl and a thread; fail if gxl is grossly slow.")
-def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path: Path | None, short: bool) -> None:
+def main(
+    rounds: int,
+    wanted: tuple[str, ...],
+    candidates: tuple[str, ...],
+    path: Path | None,
+    plot: Path | None,
+    short: bool,
+) -> None:
     """Measure gxl against a C program on the same libxenlight, and against libxl_event_wait in threads.
 
     No Xen is needed: a host written in C serves the real libxenlight. All candidates are measured in turn, round by
@@ -160,6 +169,8 @@ def main(rounds: int, wanted: tuple[str, ...], candidates: tuple[str, ...], path
     print(f"\n{calls_table(calls)}")
     print(f"\nimport gxl: {median(imported['import gxl']):.0f} ms")
     print(f"\n{goals.table(found, gross=short)}")
+    if plot is not None:
+        plot.write_text(draw(results))
     broken = [outcome.goal.about for outcome in found if outcome.broken]
     if short and broken:
         raise click.ClickException(f"grossly slow: {'; '.join(broken)}")

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Draws a run's ratios to C: python -m benchmarks.plot FIGURES.json PLOT.svg
+"""Draws a run's ratios to C.
 
-An SVG is text, and this one is bars and words: that needs no library.
+An SVG is text, and this one is bars and words: that needs no library. The embedded engine has no place here, since
+it does not use libxl.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from xml.sax.saxutils import escape
-
-import click
 
 from benchmarks.goals import Results, ratio
 
@@ -70,15 +67,3 @@ def draw(results: Results) -> str:
         "<style>text{font:12px sans-serif;fill:#222}.n{font-size:10px}</style>"
         f'<rect width="100%" height="100%" fill="#fff"/>{legend}{lines}{"".join(drawn)}</svg>\n'
     )
-
-
-@click.command()
-@click.argument("figures", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("plot", type=click.Path(dir_okay=False, path_type=Path))
-def main(figures: Path, plot: Path) -> None:
-    """Draw PLOT, an SVG, from FIGURES, which `python -m benchmarks --json` has written."""
-    plot.write_text(draw(json.loads(figures.read_text())["results"]))
-
-
-if __name__ == "__main__":
-    main()

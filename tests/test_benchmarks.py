@@ -27,8 +27,8 @@ def test_each_candidate_is_measured_beside_c(tmp_path: Path, require: Requiremen
     require.file("/usr/include/libxl.h")
     require.program("cc")
     require.program("strace")
-    figures = tmp_path / "figures.json"
-    ran = _benchmarks("--rounds", "1", "--only", "ping-pong", "--json", str(figures))
+    figures, drawn = tmp_path / "figures.json", tmp_path / "plot.svg"
+    ran = _benchmarks("--rounds", "1", "--only", "ping-pong", "--json", str(figures), "--plot", str(drawn))
     assert ran.returncode == 0, ran.stderr
     found = json.loads(figures.read_text())
     measured = found["results"]["eject ping-pong"]
@@ -38,6 +38,7 @@ def test_each_candidate_is_measured_beside_c(tmp_path: Path, require: Requiremen
     assert all(goals.in_all(calls) > 20 for calls in found["calls"].values())
     assert found["calls"]["C"]["read"] == pytest.approx(found["calls"]["gxl"]["read"], abs=1)
     assert "| eject ping-pong, us | gxl |" in ran.stdout
+    assert "eject ping-pong" in drawn.read_text()
 
 
 def test_an_unknown_workload_is_refused_with_those_that_there_are() -> None:
