@@ -113,7 +113,9 @@ class Soak:
         fork(self.ctx)
 
     def restart_xenstored(self) -> None:
-        self.host.drop_connections()
+        # libxl crashes if xenstored dies while it is in evenable_disk_eject (docs/promises.md): another thread may be.
+        with self.ctx._pump.lock:
+            self.host.drop_connections()
 
     def settle(self) -> Iterator[float]:
         """End everything, and see that all was reported."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -293,6 +294,39 @@ def test_a_name_that_had_not_come_before_the_loss_is_asked_for_again(world: Worl
     turn(ctx, lambda: ctx.metrics().recoveries and all(feed.named for feed in ctx._pump.feeds.all()))
     world.host.destroy_domain(domid)
     assert ctx.event_wait(gxl.mask(DomainDeath), domid=domid, timeout=10).name == "slow"
+
+
+def test_whoever_asks_for_names_in_the_moment_of_the_loss_is_told_so(world: World) -> None:
+    ctx = world.open(recover=True)
+    world.host.create_domain("web1")
+    with world.host.stalled():
+        calls: list[Callable[[], object]] = [ctx.list_domain, partial(ctx.domid_of, "web1")]
+        asking = [gevent.spawn(call) for call in calls]
+        gevent.sleep(0)
+        world.host.drop_connections()
+        for asker in asking:
+            with pytest.raises(gxl.Outage):
+                asker.get(timeout=10)
+    back(ctx)
+    assert ctx.domid_of("web1")
+
+
+def test_libxls_context_is_abandoned_at_once_if_xenstored_hangs_and_events_may_be_missing_since_then(
+    world: World,
+) -> None:
+    ctx = world.open(recover=True)
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    former, heard = ctx._pump.reign, time.time() - 40
+    ctx._pump._store_lost("xenstored has not answered for 30 s", heard, True)
+    assert former.over
+    back(ctx)
+    assert (ctx.metrics().abandoned, ctx.metrics().recoveries) == (1, 1)
+    resynced = ctx.event_wait(timeout=10)
+    assert isinstance(resynced, Resynced)
+    assert resynced.since == heard
+    world.host.destroy_domain(domid)
+    assert isinstance(ctx.event_wait(timeout=10), DomainDeath)
 
 
 def test_what_was_found_before_libxls_connection_ended_is_delivered(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -34,6 +36,21 @@ def test_a_xenstored_that_dies_is_a_disaster_for_every_waiter(world: World) -> N
     for call in (ctx.event_wait, ctx.event_check, ctx.list_domain, lambda: ctx.evenable_domain_death(1)):
         with pytest.raises(gxl.Disaster):
             call()
+
+
+def test_whoever_expects_watches_or_operates_gets_the_disaster_too(world: World) -> None:
+    ctx = world.open()
+    domid, paused = world.host.create_domain(), world.host.create_domain(paused=True)
+    world.host.add_disk(domid, "xvda")
+    with ctx.expect(gxl.DomainDeath, domid) as death, ctx.expect(gxl.DiskEject, domid, vdev="xvda") as eject:
+        calls: list[Callable[[], object]] = [
+            *(death.wait, eject.wait, partial(ctx.wait_shutdown, domid), partial(ctx.domain_shutdown, paused)),
+            *(partial(next, ctx.watch(domid)), partial(next, ctx.watch())),
+        ]
+        waiters = [gevent.spawn(call) for call in calls]
+        settle()
+        world.host.drop_connections()
+        assert {type(outcome(waiter)) for waiter in waiters} == {gxl.Disaster}
 
 
 def test_events_that_came_before_the_disaster_can_still_be_taken(world: World) -> None:
