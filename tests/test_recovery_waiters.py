@@ -296,6 +296,25 @@ def test_a_name_that_had_not_come_before_the_loss_is_asked_for_again(world: Worl
     assert ctx.event_wait(gxl.mask(DomainDeath), domid=domid, timeout=10).name == "slow"
 
 
+def test_what_was_known_of_a_domain_before_the_loss_is_not_taken_for_what_it_is_after(world: World) -> None:
+    ctx = world.open(recover=True)
+    other, domid, gone = (world.host.create_domain() for _ in range(3))
+    world.host.add_disk(domid, "xvdc")
+    ctx.evenable_domain_death(other)
+    ctx.evenable_disk_eject(domid, "xvdc")
+    found = ctx.engine.domain_info(gone)
+    with world.host.down():
+        lost(ctx)
+        # As follow_domains does, if xenstored dies between its look at the domains and the enabling.
+        ctx._pump.feeds.watch_domain(gone, 7, ctx._pump.accept, present=True, info=found)
+        world.host.destroy_domain(gone)
+        world.host.destroy_domain(domid)
+        world.host.create_domain(domid=domid)
+    assert isinstance(ctx.event_wait(timeout=10), Resynced)
+    assert isinstance(ctx.event_wait(user=7, timeout=10), DomainDeath)
+    assert ctx.metrics().feeds == 1, "the disk of a domain that is gone is no longer watched"
+
+
 def test_whoever_asks_for_names_in_the_moment_of_the_loss_is_told_so(world: World) -> None:
     ctx = world.open(recover=True)
     world.host.create_domain("web1")
