@@ -92,6 +92,8 @@ def flood(place: Place, size: int, seed: int, seconds: float = 1.0) -> dict[str,
     assert unbounded == Counter(domids), "the unbounded queue lost or doubled events"
     following.disable()
     ctx.close()
+    # Of whatever is waiting, others have their turn in between.
+    assert longest < calibration * (50 + size / 20), f"paused for {longest}, by {calibration}"
     return {
         "domains": produced,
         "lost by slow readers": {overflow: watcher.lost for overflow, watcher in slow.items()},

@@ -43,3 +43,33 @@ def test_the_process_ends_as_it_was_told(served_host: tuple[RemoteHost, dict[str
     if end != "error":
         assert "Traceback" not in result.stderr
     assert "Fatal" not in result.stderr
+
+
+LOST = """
+from gxl import recovery
+recovery.FIRST_SECONDS, recovery.SLICE_SECONDS = 0.001, 0.0
+ctx = gxl.Context(engine=engine, hub="gevent", recover=True)
+for _ in range(50):
+    ctx.evenable_domain_death(host.create_domain())
+waiting = [gevent.spawn(ctx.event_wait, domid=32000), gevent.spawn(next, ctx.watch())]
+down = host.down()
+down.__enter__()
+while not ctx.outage:
+    gevent.sleep(0.001)
+if sys.argv[2] == "back":
+    down.__exit__(None, None, None)
+    while not ctx._pump.recovery._next:
+        gevent.sleep(0.001)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("stage", ["lost", "back"])
+@pytest.mark.parametrize("engine", ["embedded", "libxl"])
+def test_the_process_ends_while_xenstored_is_lost_or_on_its_way_back(
+    served_host: tuple[RemoteHost, dict[str, str]], engine: str, stage: str
+) -> None:
+    result = run(LOST, served_host, engine, stage, PYTHONWARNINGS="ignore::ResourceWarning")
+    assert result.returncode == 3, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Fatal" not in result.stderr
