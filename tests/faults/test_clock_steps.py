@@ -55,3 +55,43 @@ def test_what_waits_goes_by_the_time_that_has_passed(
 ) -> None:
     result = run(PROGRAM, served_host, engine, str(step), preload=shims(require, tmp_path))
     assert result.stdout == "fine\n", result.stdout + result.stderr
+
+
+POLLED = """
+step = ctypes.c_long.in_dll(ctypes.CDLL(None), "clock_step")
+ctx = gxl.Context(engine, hub="poll", recover=True)
+ctx.evenable_domain_death(host.create_domain())
+
+def wait(seconds):
+    began = time.monotonic()
+    try:
+        ctx.event_wait(domid=4000, timeout=seconds)
+    except gxl.WaitTimeout:
+        assert seconds * 0.9 < time.monotonic() - began < seconds + 10
+
+operation = ctx.domain_shutdown(host.create_domain(paused=True), wait=False)
+wait(0.05)
+step.value = int(sys.argv[2])
+wait(0.2)
+# libxl's minute goes by the wall clock: that is what it is asked about by beforepoll and afterpoll.
+assert operation.done == (step.value > 0)
+with host.down():
+    while ctx.outage is None:
+        wait(0.01)
+    step.value = 0
+end = time.monotonic() + 20
+while ctx.outage is not None:
+    assert time.monotonic() < end, "the pause before the next attempt went by the wall clock"
+    wait(0.01)
+ctx.close(10)
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+@pytest.mark.parametrize("engine", ["embedded", "libxl"])
+def test_without_a_loop_gxls_limits_go_by_the_time_that_has_passed_and_libxls_by_the_clock(
+    served_host: tuple[RemoteHost, dict[str, str]], require: Requirements, tmp_path: Path, engine: str, step: int
+) -> None:
+    result = run(POLLED, served_host, engine, str(step), preload=shims(require, tmp_path))
+    assert result.stdout == "fine\n", result.stdout + result.stderr
