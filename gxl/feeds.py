@@ -83,7 +83,7 @@ class Feeds:
         """Begin to report one life of `domid`, the one that it has now, to `sink`. `info`: as just found."""
         evgen = DomainDeathEvgen(self, domid, user, sink)
         with self.lock:
-            self._enable(evgen, partial(self._watch_domain, evgen, present), info)
+            self._enable(evgen, partial(self._watch_domain, evgen, present, info and info.uuid), info)
         return evgen
 
     def _enable(
@@ -102,14 +102,14 @@ class Feeds:
                 raise
             self.pending[evgen] = later
 
-    def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, info: DomainInfo | None) -> None:
+    def _watch_domain(self, evgen: DomainDeathEvgen, present: bool, life: UUID | None, info: DomainInfo | None) -> None:
         domid = evgen.domid
         info = self._info(domid) if info is None else info
         for feed in list(self._domains.get(domid, ())):
             if info is None or feed.uuid != info.uuid:
                 self._end(feed)
-        if info is None or info.dying:
-            self._report_death(evgen, None if info is None else info.uuid, None)
+        if info is None or info.dying or life not in (None, info.uuid):
+            self._report_death(evgen, life or (info and info.uuid), None)
             return
         feed = next((feed for feed in self._domains.get(domid, ()) if not feed.spent), None) or self._open_domain(info)
         evgen._feed = feed

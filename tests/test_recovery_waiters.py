@@ -302,17 +302,19 @@ def test_what_was_known_of_a_domain_before_the_loss_is_not_taken_for_what_it_is_
     world.host.add_disk(domid, "xvdc")
     ctx.evenable_domain_death(other)
     ctx.evenable_disk_eject(domid, "xvdc")
-    found = ctx.engine.domain_info(gone)
+    found = [ctx.engine.domain_info(each) for each in (gone, domid)]
     with world.host.down():
         lost(ctx)
         # As follow_domains does, if xenstored dies between its look at the domains and the enabling.
-        ctx._pump.feeds.watch_domain(gone, 7, ctx._pump.accept, present=True, info=found)
+        for info in found:
+            ctx._pump.feeds.watch_domain(info.domid, 7, ctx._pump.accept, present=True, info=info)
         world.host.destroy_domain(gone)
         world.host.destroy_domain(domid)
         world.host.create_domain(domid=domid)
     assert isinstance(ctx.event_wait(timeout=10), Resynced)
-    assert isinstance(ctx.event_wait(user=7, timeout=10), DomainDeath)
-    assert ctx.metrics().feeds == 1, "the disk of a domain that is gone is no longer watched"
+    deaths = [ctx.event_wait(user=7, timeout=10) for _ in found]
+    assert [(type(death), death.domuuid) for death in deaths] == [(DomainDeath, info.uuid) for info in found]
+    assert ctx.metrics().feeds == 1, "the other life is nobody's"
 
 
 def test_whoever_asks_for_names_in_the_moment_of_the_loss_is_told_so(world: World) -> None:
