@@ -359,6 +359,19 @@ def test_many_deaths_are_found_over_several_calls_and_in_order(rig: Rig) -> None
     assert users(rig.events()) == [*range(first, 200), 1000]
 
 
+def test_many_ejects_are_found_over_several_calls_and_in_order(rig: Rig) -> None:
+    drives = [rig.domain_with_disk("hdc") for _ in range(20)]
+    for user, domid in enumerate(drives):
+        rig.engine.evenable_disk_eject(domid, "hdc", user)
+    rig.settle()
+    for domid in drives:
+        rig.host.eject_disk(domid, "hdc")
+    rig.turn()
+    first = len(rig.queued())
+    assert 0 < first <= 10
+    assert users(rig.events()) == [*range(first, 20)]
+
+
 def test_what_callbacks_raise_during_a_synchronous_operation_waits_for_its_end(rig: Rig) -> None:
     rig.engine.event_register_callbacks(
         SimpleNamespace(event_occurs_mask=1 << 2, event_occurs=lambda event: 1 / 0, disaster=None)

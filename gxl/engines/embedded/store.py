@@ -23,6 +23,9 @@ from gxl.errors import Fail
 from gxl.interfaces import IStoreConnection
 from gxl.xenstore import Client, Operation, ProtocolError, Request, WatchEvent
 
+_AT_ONCE = 4
+"""So many watch events are dealt with in one call: each may be an eject, of which there is much to ask."""
+
 _NUMBER = re.compile(rb"\s*(\d{1,9})")
 
 
@@ -140,13 +143,15 @@ class Store:
             self._core.osevents.deregister_fd(interest)
 
     def _ready(self, revents: int) -> None:
-        """Deal with every watch event there is."""
+        """Deal with some of the watch events: the fd stays readable while there are more."""
         try:
             for _ in range(len(self._unfinished)):
                 self._unfinished.popleft()()
             # What has happened since waits until that is done which was begun before: events keep their order.
-            while not self._unfinished:
+            dealt_with = 0
+            while not self._unfinished and dealt_with < _AT_ONCE:
                 if self._events:
+                    dealt_with += 1
                     self._dispatch(self._events.popleft())
                 elif not self._receive():
                     break
