@@ -128,6 +128,12 @@ class Job:
         say(json.dumps(used))
 
 
+def ready() -> None:
+    """All is as in a program that has run for long: what it keeps is not new to the garbage collector."""
+    gc.collect()
+    say("ready")
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -169,7 +175,7 @@ def _serve(job: Job, act: Callable[[str], object]) -> None:
     """Under gevent: carry out standard input's lines, to its end."""
     from gevent.fileobject import FileObjectPosix
 
-    say("ready")
+    ready()
     for line in FileObjectPosix(os.dup(0), "r"):
         if line == "observe\n":
             job.observe()
@@ -214,7 +220,7 @@ def libxl_asyncio(job: Job) -> None:
                 ended.set()
 
         asyncio.get_running_loop().add_reader(0, line)
-        say("ready")
+        ready()
         await ended.wait()
         del armed
         os._exit(0)
@@ -230,7 +236,7 @@ def libxl_poll(job: Job) -> None:
     ctx = _timed(job, gxl.Context, "libxl", "poll")
     armed = [job.enable(ctx, domid) for domid in job.domids]
     threading.Thread(target=answer, args=(sys.stdin, job), daemon=True).start()
-    say("ready")
+    ready()
     while armed:
         job.event(ctx.event_wait())
 
