@@ -354,6 +354,7 @@ def test_what_was_found_before_libxls_connection_ended_is_delivered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "_SLICE", 0.0)
+    monkeypatch.setattr("gxl.engines.embedded.store._AT_ONCE", 100)  # libxl finds all in one call
     ctx = world.open(recover=True)
     domids = [world.host.create_domain() for _ in range(30)]
     for domid in domids:
