@@ -10,14 +10,19 @@ from collections.abc import Callable
 from gxl.errors import GxlError
 from gxl.events import EVENTMASK_ALL
 from gxl.pump import Pump
+from gxl.shield import Shield
 from gxl.waiting import Waiters
 
 
 class Closing:
-    """Begins it; wait() or awaited() ends it."""
+    """Begins it; wait() or awaited() ends it. All of it within `shield`, but for the waiting.
 
-    def __init__(self, pump: Pump, error: Callable[[], GxlError]) -> None:
+    What Ctrl-C interrupted could not be resumed: a Context that has been told to close refuses all else.
+    """
+
+    def __init__(self, pump: Pump, shield: Shield, error: Callable[[], GxlError]) -> None:
         self._pump = pump
+        self._shield = shield
         pump.stop_recovering()
         pump.mailbox.fail(error, EVENTMASK_ALL, closing=True)
         pump.mailbox.discard()
@@ -31,8 +36,10 @@ class Closing:
         """Free the engine, waiting for what is pending; after `timeout` seconds abandon it, with a ResourceWarning."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while not self._pump.free() and self._waiters.wait(_left(deadline)):
-                pass
+            woken = True
+            while not self._pump.free() and woken:
+                with self._shield.lifted():
+                    woken = self._waiters.wait(_left(deadline))
         finally:
             # Also when the caller is killed here, or may not wait at all.
             self._end(timeout)
@@ -41,13 +48,15 @@ class Closing:
         """wait(), as something to await."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while not self._pump.free() and await self._waiters.awaited(_left(deadline)):
-                pass
+            woken = True
+            while not self._pump.free() and woken:
+                with self._shield.lifted():
+                    woken = await self._waiters.awaited(_left(deadline))
         finally:
             self._end(timeout)
 
     def _end(self, timeout: float | None) -> None:
-        if not self._pump.freed:
+        if not self._pump.free():
             self._pump.abandon()
             when = "when close() was interrupted" if timeout is None else f"after {timeout} s"
             warnings.warn(

@@ -22,6 +22,7 @@ from gxl.interfaces import IEngine, IEventHooks, IHub, Predicate
 from gxl.metrics import Metrics, snapshot
 from gxl.opening import Engine, Opening
 from gxl.pump import Pump
+from gxl.shield import Shield
 from gxl.toolstack import Toolstack
 from gxl.watcher import Settings, Watcher, mask_of
 
@@ -301,25 +302,27 @@ class Context(Toolstack):
         libxl context is abandoned, and a ResourceWarning says so.
         """
         timeout = check_timeout(timeout)
-        with self._pump.lock:
-            closing = self._begin_closing("`await ctx.aclose()`, or use `async with`")
+        with self._pump.lock, Shield() as shield:
+            closing = self._begin_closing(shield, "`await ctx.aclose()`, or use `async with`")
             if closing is not None:
                 closing.wait(timeout)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """close(), where the loop runs coroutines; `async with` does it, too."""
         timeout = check_timeout(timeout)
-        closing = self._begin_closing()
-        if closing is not None:
-            await closing.awaited(timeout)
+        with Shield() as shield:
+            closing = self._begin_closing(shield)
+            if closing is not None:
+                await closing.awaited(timeout)
 
     def drop(self) -> None:
         """Close a Context that nothing was done with: that needs no waiting, and so is right everywhere."""
-        closing = self._begin_closing()
-        if closing is not None:
-            closing.wait(0)
+        with Shield() as shield:
+            closing = self._begin_closing(shield)
+            if closing is not None:
+                closing.wait(0)
 
-    def _begin_closing(self, instead: str = "") -> Closing | None:
+    def _begin_closing(self, shield: Shield, instead: str = "") -> Closing | None:
         pump = self._pump
         if self._closed or pump.in_child:
             self._closed = True
@@ -328,7 +331,7 @@ class Context(Toolstack):
         if instead:
             pump.check_can_block(instead)
         self._closed = True
-        return Closing(pump, _closed_error)
+        return Closing(pump, shield, _closed_error)
 
     def __enter__(self) -> Self:
         self._enter().check_can_block("use `async with`")

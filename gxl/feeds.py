@@ -164,10 +164,10 @@ class Feeds:
     def disable(self, evgen: Evgen) -> None:
         """Take `evgen` off its feed, and the feed off the engine when it was the last. Idempotent."""
         self.pending.pop(evgen, None)
-        if evgen._feed is None:
-            return
         self._settle()
         feed, evgen._feed = evgen._feed, None
+        if feed is None:
+            return
         cast(dict[Evgen, None], feed.members).pop(evgen, None)
         if not feed.members:
             self._close(feed)

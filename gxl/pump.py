@@ -357,8 +357,10 @@ class Pump:
             self.lose(self.reign.engine.dead)
         elif self.side.closed or self.reign.hung_up:
             self.lose(Disaster(0, "a connection to xenstored has ended"))
-        elif self.recovery is not None:
-            self.recovery.interrupted()
+        else:
+            self.side.ready()
+            if self.recovery is not None:
+                self.recovery.interrupted()
 
     def lost(self) -> bool:
         """A call of the engine has failed: whether that is because the engine is lost, and another will come.

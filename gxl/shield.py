@@ -10,18 +10,19 @@ would run their handlers in this one all the same.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
-import contextlib
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
 # SIGCHLD's handler may be an engine's, which looks whether it still is.
-_HELD = signal.valid_signals() - {signal.SIGCHLD}
+_HELD = sorted(signal.valid_signals() - {signal.SIGCHLD})
 
 
 class Shield:
     """A context manager: signals that come meanwhile are handled at the end. Costs some microseconds."""
+
+    __slots__ = ("_came", "_handlers")
 
     def __init__(self) -> None:
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
@@ -29,8 +30,7 @@ class Shield:
 
     def __enter__(self) -> Self:
         try:
-            for number in _HELD:
-                handler = _signal.getsignal(number)
+            for number, handler in zip(_HELD, map(_signal.getsignal, _HELD), strict=True):
                 if callable(handler):
                     self._handlers[number] = handler
                     _signal.signal(number, self._note)
@@ -42,15 +42,54 @@ class Shield:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._give_back()
-        while self._came:
-            signal.raise_signal(self._came.popitem()[0])
+        try:
+            self._give_back()
+        finally:
+            while self._came:
+                signal.raise_signal(self._came.popitem()[0])
+
+    def lifted(self) -> Lifted:
+        """For what takes its time, inside the block: it can be interrupted, and by what came before, too."""
+        return Lifted(self)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came[number] = None
 
     def _give_back(self) -> None:
-        with contextlib.ExitStack() as rest:
-            rest.callback(self._handlers.clear)
-            for number, handler in self._handlers.items():
-                rest.callback(_signal.signal, number, handler)
+        handlers = self._handlers
+        try:
+            while handlers:
+                number = next(iter(handlers))
+                _signal.signal(number, handlers[number])
+                del handlers[number]
+        except BaseException:  # the first that is back may strike at once
+            self._give_back()
+            raise
+
+
+class Lifted:
+    """A context manager: inside it, the shield is off."""
+
+    __slots__ = ("_shield",)
+
+    def __init__(self, shield: Shield) -> None:
+        self._shield = shield
+
+    def __enter__(self) -> None:
+        try:
+            self._shield.__exit__()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        struck: BaseException | None = None
+        while True:
+            try:
+                self._shield.__enter__()
+            except BaseException as error:
+                struck = error
+            else:
+                break
+        if struck is not None:
+            raise struck

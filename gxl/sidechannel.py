@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from gxl.errors import EngineUnavailable
 from gxl.interfaces import IEngine, IOSEventHooks, IStoreConnection
+from gxl.shield import Shield
 from gxl.xenstore import Client, ProtocolError, Request, WatchEvent
 
 # /dev/xen/xenbus has no end of file: a daemon that is gone just never answers.
@@ -77,8 +78,9 @@ class SideChannel:
         self._is_socket = stat.S_ISSOCK(os.fstat(self._fd).st_mode)
         try:
             self._registration = hooks.fd_register(self._fd, self._events, self)
-            self._client.watch(_INTRODUCE, _TOKEN)
-            self._flush()
+            with Shield():
+                self._client.watch(_INTRODUCE, _TOKEN)
+                self._flush()
             if not self._is_socket:
                 hooks.timeout_register(time.time() + PING_INTERVAL, self)
         except BaseException:
@@ -97,8 +99,9 @@ class SideChannel:
         """Ask for a domain's name, and call `then` with it if it comes: None where there is none."""
         if self._fd < 0:
             return
-        self._expected[self._client.read(b"/local/domain/%d/name" % domid)] = then
-        self._flush()
+        with Shield():
+            self._expected[self._client.read(b"/local/domain/%d/name" % domid)] = then
+            self._flush()
 
     def ready(self) -> None:
         """Take in what has come, and act upon it."""
@@ -110,6 +113,9 @@ class SideChannel:
             self._looking = True
             try:
                 self._on_introduced()
+            except BaseException:  # Ctrl-C: whoever appeared is still to be looked at
+                self._changed = True
+                raise
             finally:
                 self._looking = False
         if self._failure and self._fd >= 0:
@@ -137,6 +143,11 @@ class SideChannel:
         # One slice a turn: a store that never stops talking must not hold the hub.
         if self._fd < 0 or self._failure:
             return
+        # What was sent or received, and not noted, would break the protocol.
+        with Shield():
+            self._exchange()
+
+    def _exchange(self) -> None:
         try:
             data = self._connection.recv(_SLICE)
         except (BlockingIOError, InterruptedError):
@@ -169,8 +180,9 @@ class SideChannel:
         if self._ping is not None and not self._ping.done:
             self._lose(f"xenstored has not answered for {PING_INTERVAL:.0f} s", self._heard, hung=True)
             return
-        self._ping = self._client.read(b"/")
-        self._flush()
+        with Shield():
+            self._ping = self._client.read(b"/")
+            self._flush()
         if self._fd >= 0:
             self._hooks.timeout_register(time.time() + PING_INTERVAL, self)
 

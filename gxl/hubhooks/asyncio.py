@@ -26,6 +26,7 @@ import threading
 import time
 import traceback
 import weakref
+from _thread import RLock
 from collections.abc import Callable
 
 from zope.interface import implementer
@@ -135,19 +136,6 @@ def _cancel(handle: asyncio.Handle | None) -> None:
         handle.cancel()
 
 
-class _Guard:
-    """While entered, nothing can be waited for. One per binding, and reused."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-
-    def __enter__(self) -> None:
-        self.depth += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.depth -= 1
-
-
 @implementer(IAwaitableWaiter)
 class _Waiter:
     """Parks one task."""
@@ -220,7 +208,11 @@ class AsyncioBinding:
         self.pid = os.getpid()
         self._thread = threading.get_ident()
         self._closed = False
-        self._guard = _Guard()
+        # What is entered where nothing can be waited for. A lock is left in one step of C: as a __exit__ of ours began,
+        # a signal handler could raise, and nobody could wait any more.
+        self._guard = RLock()
+        # What threading.Condition asks, too; typeshed does not know of it.
+        self._guarded: Callable[[], bool] = self._guard._is_owned  # type: ignore[attr-defined]
         self._fds = EpollSet(native_epoll(), self.report)
         self._fileno = self._fds.fileno()
         try:
@@ -252,7 +244,7 @@ class AsyncioBinding:
     def spawn(self, f: Callable[[], object]) -> None:
         self.loop.call_soon(self._run, f)
 
-    def no_switch(self) -> _Guard:
+    def no_switch(self) -> RLock:
         return self._guard
 
     def check_caller(self) -> None:
@@ -269,7 +261,7 @@ class AsyncioBinding:
     def check_can_wait(self) -> None:
         self.check_caller()
         self.check_open()
-        if self._guard.depth:
+        if self._guarded():
             raise MisuseError(
                 "code that runs inside libxl tried to wait: let it note what happened, and wait when it has returned"
             )

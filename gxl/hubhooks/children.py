@@ -22,6 +22,7 @@ from gxl.errors import GxlError, MisuseError
 from gxl.forking import library_fork
 from gxl.hubhooks.epollset import EpollSet, Interest
 from gxl.interfaces import IChildProcHooks, IEventSink, IHubBinding, SigchldOwner
+from gxl.shield import Shield
 
 Cancel = Callable[[], object]
 Reaper = Callable[[int, Callable[[int], object]], Cancel]
@@ -125,7 +126,7 @@ class Children:
     def _watch(self, child: _Child) -> None:
         self._children.add(child)
         if self._reaper is not None:
-            child.cancels.append(self._reaper(child.pid, lambda status: self._finish(child, status)))
+            child.cancels.append(self._reaper(child.pid, partial(self._told, child)))
         try:
             pidfd = os.pidfd_open(child.pid)
         except OSError:
@@ -136,6 +137,10 @@ class Children:
         child.pidfd = self._fds.watch(pidfd, select.POLLIN, child, self._ended)
 
     def _ended(self, child: _Child, pidfd: int, events: int, revents: int) -> None:
+        with Shield():  # a status can be had once
+            self._ask(child, pidfd)
+
+    def _ask(self, child: _Child, pidfd: int) -> None:
         assert child.pidfd is not None
         try:
             result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
@@ -175,15 +180,23 @@ class Children:
         )
         self._finish(child, _STATUS_LOST)
 
+    def _told(self, child: _Child, status: int) -> None:
+        try:
+            self._finish(child, status)
+        except BaseException:  # Ctrl-C struck as it began, and the loop tells a status once
+            self._finish(child, status)
+            raise
+
     def _finish(self, child: _Child, status: int) -> None:
         if child not in self._children:
             return
-        # First of all: the pid is free, and may be that of the next child already when libxl forks in answer.
-        self._drop(child)
-        try:
-            self._sink.child_reaped(child.pid, status)
-        except BaseException as error:
-            self._binding.report(error)
+        with Shield():
+            # First of all: the pid is free, and may be that of the next child already when libxl forks in answer.
+            self._drop(child)
+            try:
+                self._sink.child_reaped(child.pid, status)
+            except BaseException as error:
+                self._binding.report(error)
 
     def _drop(self, child: _Child) -> None:
         self._children.remove(child)

@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 import weakref
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -59,52 +60,68 @@ class SwitchRefused(MisuseError, BlockingSwitchOutError):
     """Code that runs inside libxl tried to switch to another greenlet."""
 
 
-def _refuse_switch() -> None:
-    raise SwitchRefused(
-        "a hook or callback that runs inside libxl tried to switch greenlets: it must neither block nor wait; "
-        "let it note what happened, and do the rest in a greenlet"
-    )
-
-
 class _Guard:
-    """While entered, the current greenlet can't switch to the hub. One per binding, and reused."""
+    """Keeps greenlets from switching to the hub while `lock` is held. One per binding.
 
-    __slots__ = ("_depth", "_found", "_hub", "holder")
+    A lock is left in one step of C. As a __exit__ of ours began, a signal handler could raise, and no greenlet could
+    switch any more. So who is refused, is told when it tries, by whether the lock is held then.
+    """
+
+    __slots__ = ("_holder", "_hub", "entered", "lock")
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
-        self._depth = 0
-        self._found: Any = None
-        self.holder: greenlet | None = None
+        self.lock = RLock()
+        # What threading.Condition asks, too; typeshed does not know of it.
+        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self._holder: weakref.ref[greenlet] = weakref.ref(hub)
 
-    def __enter__(self) -> None:
+    def arm(self) -> RLock:
+        """The lock, for the current greenlet to hold."""
         current = getcurrent()
-        if self._depth:
+        if self.entered():
             self.check(current)
-        else:
-            self.holder = current
-            # The hub asks the greenlet that switches to it by this attribute first. It refuses its own calls itself.
-            if current is not self._hub:
-                attributes = current.__dict__
-                self._found = attributes.get("switch_out")
-                attributes["switch_out"] = _refuse_switch
-        self._depth += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            holder, self.holder = self.holder, None
-            if holder is not None and holder is not self._hub:
-                if self._found is None:
-                    del holder.__dict__["switch_out"]
-                else:
-                    holder.__dict__["switch_out"], self._found = self._found, None
+        elif self._holder() is not current:
+            self._holder = weakref.ref(current)
+        # The hub asks the greenlet that switches to it by this attribute first. It refuses its own calls itself.
+        if current is not self._hub:
+            attributes = current.__dict__
+            before = attributes.get("switch_out")
+            if not isinstance(before, _SwitchOut):
+                attributes["switch_out"] = _SwitchOut(self.entered, before)
+        return self.lock
 
     def check(self, current: greenlet) -> None:
+        """Raises MisuseError if another greenlet holds the lock."""
         # A bare greenlet.switch() or Waiter.switch() gets past the hub. libxl's lock is recursive: it would let the
         # greenlet that runs now in, and that one would overwrite the other's C stack.
-        if self.holder is not None and self.holder is not current:
-            raise MisuseError(f"{self.holder!r} switched away from inside libxl, where no other greenlet may enter now")
+        if self.entered() and self._holder() is not current:
+            raise MisuseError(
+                f"{self._holder()!r} switched away from inside libxl, where no other greenlet may enter now"
+            )
+
+
+class _SwitchOut:
+    """A greenlet's attribute switch_out, which is called before it switches to the hub, from arm() to the next time."""
+
+    __slots__ = ("_before", "_refused")
+
+    def __init__(self, refused: Callable[[], bool], before: Callable[[], object] | None) -> None:
+        self._refused = refused
+        self._before = before
+
+    def __call__(self) -> None:
+        if self._refused():
+            raise SwitchRefused(
+                "a hook or callback that runs inside libxl tried to switch greenlets: it must neither block nor wait; "
+                "let it note what happened, and do the rest in a greenlet"
+            )
+        attributes = getcurrent().__dict__
+        if self._before is None:
+            del attributes["switch_out"]
+        else:
+            attributes["switch_out"] = self._before
+            self._before()
 
 
 class _Timeout:
@@ -327,8 +344,8 @@ class GeventBinding:
     def spawn(self, f: Callable[[], object]) -> None:
         gevent.spawn(f)  # as this does
 
-    def no_switch(self) -> _Guard:
-        return self._guard
+    def no_switch(self) -> RLock:
+        return self._guard.arm()
 
     def check_caller(self) -> None:
         if forking.pid != self.pid:
@@ -337,8 +354,7 @@ class GeventBinding:
             raise MisuseError(
                 "this belongs to the gevent hub of another thread; call it from a greenlet there, or open another here"
             )
-        if self._guard.holder is not None:
-            self._guard.check(getcurrent())
+        self._guard.check(getcurrent())
 
     def check_open(self) -> None:
         if self.closed:

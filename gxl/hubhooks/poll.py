@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import weakref
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable
 
@@ -93,15 +94,16 @@ class Monitor:
 
 
 class _Guard(threading.local):
-    """While a thread is inside, it can't wait."""
+    """Each thread's own lock, which is held where that thread can't wait.
 
-    depth = 0
+    A lock is left in one step of C: as a __exit__ of ours began, a signal handler could raise, and the thread could
+    wait no more.
+    """
 
-    def __enter__(self) -> None:
-        self.depth += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.depth -= 1
+    def __init__(self) -> None:
+        self.lock = RLock()
+        # What threading.Condition asks, too; typeshed does not know of it.
+        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
 
 
 class _Rouser:
@@ -209,8 +211,8 @@ class PollBinding:
     def spawn(self, f: Callable[[], object]) -> None:
         threading.Thread(target=self._run, args=(f,), name="gxl callback", daemon=True).start()
 
-    def no_switch(self) -> _Guard:
-        return self._guard
+    def no_switch(self) -> RLock:
+        return self._guard.lock
 
     def check_caller(self) -> None:
         if forking.pid != self.pid:
@@ -218,7 +220,7 @@ class PollBinding:
 
     def check_can_wait(self) -> None:
         self.check_caller()
-        if self._guard.depth:
+        if self._guard.entered():
             raise MisuseError(
                 "code that runs inside libxl tried to wait: let it note what happened, and wait when it has returned"
             )

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from broken_hubs.faults import fault
@@ -69,26 +70,27 @@ class SpawnsAtOnce(right.AsyncioBinding):
 @fault("the_guard_refuses_to_switch_and_only_while_it_is_entered")
 class GuardsNothing(right.AsyncioBinding):
     def no_switch(self) -> Any:
-        return right._Guard()
+        return contextlib.nullcontext()
 
 
 @fault("the_guard_refuses_to_switch_and_only_while_it_is_entered")
 class DoesNotNestItsGuard(right.AsyncioBinding):
+    entered = False
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        guard = self._guard
-
-        class Flat(right._Guard):
-            def __enter__(self) -> None:
-                guard.depth = 1
-
-            def __exit__(self, *exc_info: object) -> None:
-                guard.depth = 0
-
-        self.flat = Flat()
+        self._guarded = lambda: self.entered
 
     def no_switch(self) -> Any:
-        return self.flat
+        return self._enter()
+
+    @contextlib.contextmanager
+    def _enter(self) -> Iterator[None]:
+        self.entered = True
+        try:
+            yield
+        finally:
+            self.entered = False
 
 
 @fault("a_reported_exception_is_swallowed")

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from errno import ECHILD
 from select import POLLIN
-from signal import SIG_DFL, SIG_IGN, SIGCHLD
+from signal import SIG_DFL, SIG_IGN, SIGCHLD, valid_signals
 from typing import Any, NamedTuple
 
 from gxl.engines.embedded import native
@@ -297,6 +297,10 @@ def _run(body: Callable[[], int]) -> None:
     """The life of a forked child. It shares its memory's past with a process that may have had many threads."""
     status = 255
     try:
+        for number in valid_signals():
+            # As exec would: the parent's handlers have no business here, and an abort is a SIGTERM.
+            if callable(native.getsignal(number)):
+                native.signal(number, SIG_DFL)
         status = body()
     finally:
         os._exit(status)

@@ -25,6 +25,7 @@ from gxl.engines.embedded.osevents import OSEvents
 from gxl.errors import Disaster, MisuseError
 from gxl.eventqueue import EventQueue
 from gxl.events import Event, EventType
+from gxl.shield import Shield
 
 logger = logging.getLogger("gxl.embedded")
 
@@ -44,12 +45,17 @@ class EventHooks(NamedTuple):
 
 
 class Entry:
-    """One call into the engine, from taking the lock to the last callback. `nested`: this thread is in another one."""
+    """One call into the engine, from taking the lock to the last callback. `nested`: this thread is in another one.
 
-    __slots__ = ("_core", "_thread", "completions", "errors", "events", "log", "nested")
+    Handlers of signals wait until it ends, but for those that come while the application's code runs: one that raised
+    in its midst would leave the engine for ever in a call that nobody makes.
+    """
+
+    __slots__ = ("_core", "_shield", "_thread", "completions", "errors", "events", "log", "nested")
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._shield = Shield()
         # Not get_ident, which under gevent's patches tells greenlets apart.
         self._thread = get_native_id()
         self.nested = False
@@ -60,9 +66,11 @@ class Entry:
 
     def __enter__(self) -> Entry:
         core = self._core
+        self._shield.__enter__()
         core.lock.acquire()
         if core.entry is not None:
             core.lock.release()
+            self._shield.__exit__()
             raise MisuseError(
                 "the engine was called from inside one of its own hooks or predicates: note what is to be done, and do "
                 "it when the engine call that led there has returned"
@@ -81,7 +89,7 @@ class Entry:
         try:
             # Handlers of the log may do anything, such as to wait for a lock, which is no business of the engine's.
             if self.log:
-                core.later(self._pass_on)
+                self._run(core.later, self._pass_on)
             while self.events or self.completions:
                 if self.events:
                     self._tell(core.event_hooks.event_occurs, self.events.popleft())
@@ -92,6 +100,10 @@ class Entry:
                 core.inside[self._thread] -= 1
                 if not core.inside[self._thread]:
                     del core.inside[self._thread]
+        try:
+            self._shield.__exit__()
+        except BaseException as struck:
+            self.errors.append(struck)
         if isinstance(error, StoreLost):
             assert core.dead is not None
             error = None if self.errors else core.dead.again()
@@ -108,9 +120,17 @@ class Entry:
 
     def _tell(self, callback: Callable[[Any], object] | None, argument: object) -> None:
         assert callback is not None
+        self._run(self._guarded, callback, argument)
+
+    def _guarded(self, callback: Callable[[Any], object], argument: object) -> None:
+        with self._core.guard():
+            callback(argument)
+
+    def _run(self, f: Callable[..., object], *args: object) -> None:
+        """Call what is the owner's. A Context is quick, and may not be interrupted; others may take their time."""
         try:
-            with self._core.guard():
-                callback(argument)
+            with nullcontext() if self._core.claimed else self._shield.lifted():
+                f(*args)
         except BaseException as error:
             self.errors.append(error)
 
@@ -128,6 +148,8 @@ class Core:
         self.entry: Entry | None = None
         # How many calls each thread is in, one inside the other.
         self.inside: dict[int, int] = {}
+        self.claimed = False
+        """Whether a Context owns the engine."""
         self.guard: Callable[[], AbstractContextManager[object]] = nullcontext
         self.later: Callable[[Callable[[], object]], object] = _at_once
         self.queue = EventQueue()

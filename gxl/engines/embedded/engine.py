@@ -80,6 +80,7 @@ class EmbeddedEngine:
             ):
                 if there:
                     raise MisuseError(f"the engine has {thing} already: give a new one away, or use this one yourself")
+            ctx.core.claimed = True
             ctx.core.guard = no_switch
             if later is not None:
                 ctx.core.later = later

@@ -126,12 +126,19 @@ class Ctx:
             raise self.refusal()
         thread = get_native_id()
         outer = self._calls.get(thread)
-        if outer is not None and outer.inside is not None and (not nested or outer.inside in LOCKED):
+        stale = None
+        if outer is not None and outer.inside is None:
+            # It has ended, but a signal handler raised as leave() began.
+            stale, outer = outer, outer.outer
+        if outer is not None and (not nested or outer.inside in LOCKED):
             raise MisuseError(
                 f"{function} can't be called inside {outer.inside}: note what is to be done, and do it when the "
                 "engine call that led there has returned"
             )
-        call = self._calls[thread] = Call(thread, outer)
+        call = Call(thread, outer)
+        if stale is not None:
+            call.untimed, call.failed = stale.untimed, stale.failed
+        self._calls[thread] = call
         return call
 
     def leave(self, call: Call) -> None:

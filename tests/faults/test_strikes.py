@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fault: Ctrl-C at each step of a call. Whatever it interrupts, the Context can be closed, and leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gevent
+import pytest
+from worlds import World, settle
+
+import gxl
+
+PACKAGE = Path(gxl.__file__).parent
+HOST = PACKAGE / "simhost"
+Act = Callable[[Any, gxl.Context], object]
+
+STRIDE = int(os.environ.get("STRIDE", "7"))
+"""Only every so manieth step is struck: each takes a Context of its own."""
+
+
+def watches(host: Any, ctx: gxl.Context) -> None:
+    with ctx.watch(timeout=0) as events:
+        assert list(events) == []
+
+
+def waits(host: Any, ctx: gxl.Context) -> None:
+    domid = host.create_domain()
+    with ctx.evenable_domain_death(domid):
+        host.destroy_domain(domid)
+        ctx.event_wait(timeout=10)
+
+
+def expects(host: Any, ctx: gxl.Context) -> None:
+    domid = host.create_domain()
+    with ctx.expect(gxl.DomainDeath, domid) as death:
+        host.destroy_domain(domid)
+        death.wait(10)
+
+
+def takes(host: Any, ctx: gxl.Context) -> None:
+    domid = host.create_domain()
+    with ctx.evenable_domain_death(domid):
+        host.destroy_domain(domid)
+        while ctx.event_check(predicate=lambda event: event.domid == domid) is None:
+            gevent.sleep(0.001)
+
+
+def destroys(host: Any, ctx: gxl.Context) -> None:
+    ctx.domain_destroy(host.create_domain())
+
+
+def closes(host: Any, ctx: gxl.Context) -> None:
+    ctx.evenable_domain_death(host.create_domain())
+    ctx.close(timeout=5)
+
+
+SCENES: tuple[Act, ...] = (watches, waits, expects, takes, destroys, closes)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_whatever_ctrl_c_interrupts_the_context_serves_and_can_be_closed(world: World, scene: Act) -> None:
+    with world.open() as first:
+        served(world.host, first, "not yet")
+    settle()
+    before = fds()
+    step, struck = 1, True
+    while struck:
+        ctx = world.open()
+        struck = interrupted(partial(scene, world.host, ctx), step)
+        where = f"struck at step {step}"
+        if scene is not closes:
+            served(world.host, ctx, where)
+        began = time.monotonic()
+        ctx.close(timeout=5)
+        assert time.monotonic() - began < 2, where
+        assert ctx._pump.counters.abandoned == 0, where
+        settle()
+        assert fds() == before, where
+        step += STRIDE
+    assert step > 50
+
+
+def served(host: Any, ctx: gxl.Context, where: str) -> None:
+    """The context reports a death, or has said that it can't any more."""
+    domid = host.create_domain()
+    with ctx.evenable_domain_death(domid, user=7):
+        host.destroy_domain(domid)
+        assert isinstance(ctx.event_wait(user=7, timeout=10), gxl.DomainDeath), where
+
+
+def interrupted(call: Callable[[], object], step: int) -> bool:
+    """Whether there was such a step. At it, Python's handler of Ctrl-C is called, if it is not kept from it."""
+    steps, here = 0, os.getpid()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        if not mine(frame.f_code.co_filename) or os.getpid() != here:
+            return None
+        steps += event == "line"
+        if event == "line" and steps == step:
+            sys.settrace(None)
+            if "place" in globals():
+                globals()["place"][0] = (
+                    f"{frame.f_code.co_filename.split('/gxl/')[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
+                )
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    # If it struck in the loop, it comes to the main greenlet in one of the loop's next turns.
+    for _ in range(3):
+        with contextlib.suppress(KeyboardInterrupt):
+            settle()
+    return steps >= step
+
+
+@functools.cache
+def mine(path: str) -> bool:
+    """Whether a file is part of what a Context is made of."""
+    return PACKAGE in Path(path).parents and HOST not in Path(path).parents
+
+
+def fds() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
