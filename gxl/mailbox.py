@@ -84,7 +84,11 @@ class Mailbox:
         else:
             self._leave(taker)
             taker.event = event
-            taker.waiter.wake()
+            try:
+                taker.waiter.wake()
+            except BaseException:  # Ctrl-C: nobody else will wake it
+                taker.waiter.wake()
+                raise
 
     def take(self, typemask: int, predicate: Predicate | None, domid: int | None, user: int | None) -> Event | None:
         """The oldest queued event that passes, removed; or None."""

@@ -32,6 +32,8 @@ import weakref
 from _thread import RLock
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from zope.interface import implementer
 
@@ -41,56 +43,77 @@ from gxl.forking import in_library_fork
 from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
 from gxl.hubhooks.epollset import EpollSet, native_epoll
 from gxl.interfaces import IEventSink, IHub, IPolledBinding, IPollSource, IWaiter
+from gxl.shield import Shield
 
 _log = logging.getLogger("gxl")
 
 _UNASKED = select.POLLERR | select.POLLHUP | select.POLLNVAL
+_Result = TypeVar("_Result")
 _LONGEST = 1e6  # seconds; poll(2) takes an int of milliseconds
 
 
 class Monitor:
-    """A re-entrant lock that can be let go of as a whole. Whoever leaves it rouses the thread that polls."""
+    """A re-entrant lock that can be let go of as a whole. Whoever leaves it rouses the thread that polls.
+
+    Handlers of signals wait until it is left: one that raised as __exit__ began would leave it locked for ever.
+    """
 
     def __init__(self, rouse: Callable[[], object]) -> None:
         self._lock = threading.RLock()
         self._depth = 0
+        # Of the thread that is inside.
+        self._shield = Shield()
         self._rouse = rouse
         # Whether a thread is in poll(2), with what it knew when it went there.
         self._polled = False
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        shield = Shield()
+        shield.__enter__()
+        # Not to wait behind the shield: in a process that gevent has patched, greenlets would leave theirs out of turn.
+        while not self._lock.acquire(blocking=False):
+            with shield.lifted(), self._lock:
+                pass
+        if self._depth:
+            shield.__exit__()
+        else:
+            self._shield = shield
         self._depth += 1
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
-        if not self._depth:
-            self._leave(to_poll=False)
+        if self._depth:
+            self._lock.release()
+            return
+        shield = self._leave(to_poll=False)
         self._lock.release()
+        shield.__exit__()
 
-    def let_go(self, to_poll: bool = False) -> int:
-        """Leave, however often it was entered. Returns what take_back needs."""
+    def outside(self, f: Callable[[], _Result], to_poll: bool = False) -> _Result:
+        """Let go of the lock, however often it was entered, call `f`, and be inside again as before.
+
+        While `f` runs, Ctrl-C may strike.
+        """
         depth, self._depth = self._depth, 0
-        self._leave(to_poll)
+        shield = self._leave(to_poll)
         for _ in range(depth):
             self._lock.release()
-        return depth
-
-    def take_back(self, depth: int) -> None:
-        """Be inside again as before."""
         try:
-            self._lock.acquire()
-        except BaseException:  # Ctrl-C: whoever catches it relies on the lock all the same
-            self.take_back(depth)
-            raise
-        for _ in range(depth - 1):
-            self._lock.acquire()
-        self._depth, self._polled = depth, False
+            with shield.lifted():
+                return f()
+        finally:
+            while not self._lock.acquire(blocking=False):
+                with shield.lifted(), self._lock:
+                    pass
+            for _ in range(depth - 1):
+                self._lock.acquire()
+            self._depth, self._shield, self._polled = depth, shield, False
 
-    def _leave(self, to_poll: bool) -> None:
+    def _leave(self, to_poll: bool) -> Shield:
         if self._polled:
             self._rouse()
         self._polled = to_poll
+        return self._shield
 
 
 class _Guard(threading.local):
@@ -275,11 +298,7 @@ class PollBinding:
                 if self.pumping is None:
                     self._pump(waiter, left)
                 else:
-                    depth = self.lock.let_go()
-                    try:
-                        waiter.sleep(left)
-                    finally:
-                        self.lock.take_back(depth)
+                    self.lock.outside(partial(waiter.sleep, left))
             waiter.woken = False
             return True
         finally:
@@ -325,11 +344,7 @@ class PollBinding:
         if self._timers:
             spans.append(self._timers[0][0] - time.monotonic())
         milliseconds = math.ceil(min(max(min(spans), 0), _LONGEST) * 1000) if spans else None
-        depth = self.lock.let_go(to_poll=True)
-        try:
-            return dict(poller.poll(milliseconds))
-        finally:
-            self.lock.take_back(depth)
+        return dict(self.lock.outside(partial(poller.poll, milliseconds), to_poll=True))
 
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):  # what is added meanwhile comes after the next look at the fds

@@ -229,7 +229,7 @@ def test_who_is_switched_to_behind_the_guards_back_may_not_enter(rig: BlockingRi
     outcome: list[object] = []
 
     def intrude() -> None:
-        for entry in (rig.binding.check_caller, rig.binding.no_switch().__enter__):
+        for entry in (rig.binding.check_caller, rig.binding.no_switch):
             try:
                 outcome.append(entry())
             except MisuseError as error:

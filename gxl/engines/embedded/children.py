@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from errno import ECHILD
 from select import POLLIN
-from signal import SIG_DFL, SIG_IGN, SIGCHLD, valid_signals
+from signal import SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGCHLD, pthread_sigmask, valid_signals
 from typing import Any, NamedTuple
 
 from gxl.engines.embedded import native
@@ -151,16 +151,20 @@ class Children:
 
     def fork(self, body: Callable[[], int], callback: Callable[[int], None]) -> int:
         """Run `body` in a child, which exits with what it returns. The pid; raises Fail if there can be no child."""
+        # Until the child has no handlers of the parent's, an abort must wait, or it would be lost in them.
+        mask = pthread_sigmask(SIG_BLOCK, valid_signals())
         try:
             with library_fork():
                 pid = self._fork()
                 if pid == 0:
-                    _run(body)
+                    _run(body, mask)
         except BaseException as error:
             if not isinstance(error, OSError):
                 self._core.keep(error)
             self.release_unless_needed()
             raise Fail(message=f"fork failed: {error!r}") from error
+        finally:
+            pthread_sigmask(SIG_SETMASK, mask)
         self._callbacks[pid] = callback
         self._poll_for(pid)
         return pid
@@ -293,14 +297,15 @@ class Children:
             self._core.log(logging.WARNING, f"unknown child {pid} ended with status {status}")
 
 
-def _run(body: Callable[[], int]) -> None:
+def _run(body: Callable[[], int], mask: set[int]) -> None:
     """The life of a forked child. It shares its memory's past with a process that may have had many threads."""
     status = 255
     try:
         for number in valid_signals():
             # As exec would: the parent's handlers have no business here, and an abort is a SIGTERM.
             if callable(native.getsignal(number)):
-                native.signal(number, SIG_DFL)
+                native.signal(number, native.SIG_DFL)
+        pthread_sigmask(SIG_SETMASK, mask)
         status = body()
     finally:
         os._exit(status)

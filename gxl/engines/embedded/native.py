@@ -33,6 +33,7 @@ fork = posix.fork
 waitpid = posix.waitpid
 getsignal = _signal.getsignal
 signal = _signal.signal
+SIG_DFL = _signal.SIG_DFL  # signal's is an enum, which this function refuses
 
 
 def poll(fds: list[tuple[int, int]], timeout_ms: int | None) -> list[tuple[int, int, int]]:
