@@ -16,24 +16,24 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
+from gxl.affected import Asker, Ender, Follower
 from gxl.arrivals import Arrival, Arrivals
 from gxl.building import Build
 from gxl.callbacks import Callbacks
-from gxl.errors import ContextClosed, Disaster, GxlError, LibxlError, Outage
+from gxl.errors import ContextClosed, Disaster, LibxlError, Outage
 from gxl.events import EVENTMASK_ALL, Event, EventType
-from gxl.evgens import DomainDeathEvgen, Evgen, Sink
+from gxl.evgens import DomainDeathEvgen, Evgen
 from gxl.feeds import Feeds
 from gxl.forking import in_library_fork
 from gxl.hubhooks import attach
 from gxl.interfaces import (
-    DomainInfo,
     ICoroutineBinding,
     IEngine,
     IEventSink,
@@ -56,35 +56,6 @@ if TYPE_CHECKING:
     from gxl.operations import Operation
 
 _log = logging.getLogger("gxl")
-
-
-class Ender(Protocol):
-    """Something that has to know what becomes of the context."""
-
-    def end(self, error: GxlError) -> None:
-        """It has ended: nothing more will come."""
-
-    def resynced(self, reason: str, since: float) -> None:
-        """It was cut off from Xen since then, and what happened meanwhile is reported next."""
-
-    def missed(self, disaster: Disaster) -> bool:
-        """An event of the disaster's type may be missing, and others will come. Whether that matters here."""
-
-
-class Asker(Protocol):
-    """Something that waits for an answer by the connection that there is now."""
-
-    def end(self, error: GxlError) -> None:
-        """The connection is lost, and no answer will come."""
-
-
-class Follower(Protocol):
-    """Something that has to know when domains appear. What it watches, it reports to `sink`."""
-
-    sink: Sink
-
-    def look(self, domains: Iterable[DomainInfo]) -> None:
-        """Domains have appeared, perhaps: these are all that there are now."""
 
 
 _pumps: weakref.WeakSet[Pump] = weakref.WeakSet()

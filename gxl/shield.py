@@ -18,22 +18,36 @@ from typing import Any, Self
 # SIGCHLD's handler may be an engine's, which looks whether it still is.
 _HELD = sorted(signal.valid_signals() - {signal.SIGCHLD})
 
+Handler = Callable[[int, FrameType | None], Any]
+
+# Of all that are held, as they were when last looked at, and of those the ones in Python.
+_known: tuple[list[Any], list[tuple[int, Handler]]] = ([], [])
+# The shield that holds them now: those inside it have nothing to do.
+_outermost: Shield | None = None
+
 
 class Shield:
-    """A context manager: signals that come meanwhile are handled at the end. Costs some microseconds."""
+    """A context manager: signals that come meanwhile are handled at the end. Costs some microseconds.
+
+    Not to be held while greenlets switch: another one's would be in the way.
+    """
 
     __slots__ = ("_came", "_handlers")
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._handlers: dict[int, Handler] = {}
         self._came: dict[int, None] = {}
 
     def __enter__(self) -> Self:
+        global _outermost
+        if _outermost is not None:
+            return self
         try:
-            for number, handler in zip(_HELD, map(_signal.getsignal, _HELD), strict=True):
-                if callable(handler):
-                    self._handlers[number] = handler
-                    _signal.signal(number, self._note)
+            for number, handler in _python_handlers():
+                self._handlers[number] = handler
+                _signal.signal(number, self._note)
+            if self._handlers:
+                _outermost = self
         except ValueError:  # another thread than the main one, where no handler runs
             self._handlers.clear()
         except BaseException:
@@ -42,9 +56,13 @@ class Shield:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        global _outermost
+        if not self._handlers:
+            return
         try:
             self._give_back()
         finally:
+            _outermost = None
             while self._came:
                 signal.raise_signal(self._came.popitem()[0])
 
@@ -65,6 +83,16 @@ class Shield:
         except BaseException:  # the first that is back may strike at once
             self._give_back()
             raise
+
+
+def _python_handlers() -> list[tuple[int, Handler]]:
+    global _known
+    now = list(map(_signal.getsignal, _HELD))
+    before, known = _known
+    if now != before:
+        known = [(number, handler) for number, handler in zip(_HELD, now, strict=True) if callable(handler)]
+        _known = now, known
+    return known
 
 
 class Lifted:

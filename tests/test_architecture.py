@@ -29,7 +29,16 @@ CONTEXT = (
     ),
     *("gxl.operations", "gxl.expect", "gxl.watcher", "gxl.watching", "gxl.following", "gxl.waiting"),
     *("gxl.toolstack", "gxl.building", "gxl.closing", "gxl.polling", "gxl.metrics", "gxl.arrivals"),
-    *("gxl.evgens", "gxl.reign", "gxl.recovery", "gxl.opening", "gxl.floods", "gxl.names", "gxl.identity"),
+    *(
+        "gxl.evgens",
+        "gxl.reign",
+        "gxl.recovery",
+        "gxl.opening",
+        "gxl.floods",
+        "gxl.names",
+        "gxl.identity",
+        "gxl.affected",
+    ),
 )
 FRONT_DOORS = ("gxl.engines=", "gxl.hubhooks=")
 # A room is a module, or a package with all that is in it; the nearest entry counts. It may import itself and these. A

@@ -20,6 +20,7 @@ from typing import Any
 
 from gxl.arguments import check_fd
 from gxl.errors import MisuseError
+from gxl.shield import Shield
 
 # What the kernel calls (token, fd, events, revents).
 Tell = Callable[[Any, int, int, int], object]
@@ -179,27 +180,31 @@ class EpollSet:
     def dispatch(self) -> None:
         """Call back for every fd that is ready now. Callbacks may watch, change, forget and close as they like."""
         try:
-            # Looked up before the first callback: an fd that is registered by one, under a number of this batch, is not
-            # what was ready.
-            batch = []
-            for key, revents in self._epoll.poll(0, _BATCH):
-                found = self._table.get(key)
-                if found is not None:
-                    for interest in found.interests:
-                        batch.append((interest, revents))
-            for interest, revents in batch:
-                watched = interest.watched
-                events = interest.events
-                if watched is None or not events:
-                    continue
-                ready = events if watched.key != watched.fd else revents & (events | _ALWAYS_REPORTED)
-                if ready:
-                    try:
-                        interest.tell(interest.token, interest.fd, events, ready)
-                    except BaseException as error:
-                        self._report(error)
+            with Shield():
+                self._dispatch()
         except BaseException as error:  # what a signal handler raised
             self._report(error)
+
+    def _dispatch(self) -> None:
+        # Looked up before the first callback: an fd that is registered by one, under a number of this batch, is not
+        # what was ready.
+        batch = []
+        for key, revents in self._epoll.poll(0, _BATCH):
+            found = self._table.get(key)
+            if found is not None:
+                for interest in found.interests:
+                    batch.append((interest, revents))
+        for interest, revents in batch:
+            watched = interest.watched
+            events = interest.events
+            if watched is None or not events:
+                continue
+            ready = events if watched.key != watched.fd else revents & (events | _ALWAYS_REPORTED)
+            if ready:
+                try:
+                    interest.tell(interest.token, interest.fd, events, ready)
+                except BaseException as error:
+                    self._report(error)
 
 
 def _check_events(events: object) -> int:

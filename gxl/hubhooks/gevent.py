@@ -354,7 +354,8 @@ class GeventBinding:
             raise MisuseError(
                 "this belongs to the gevent hub of another thread; call it from a greenlet there, or open another here"
             )
-        self._guard.check(getcurrent())
+        if self._guard.entered():
+            self._guard.check(getcurrent())
 
     def check_open(self) -> None:
         if self.closed:

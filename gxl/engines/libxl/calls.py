@@ -14,6 +14,7 @@ from typing import Any
 
 from gxl.engines.libxl.loading import CData, ffi
 from gxl.errors import OSEventRegFail
+from gxl.shield import Shield
 
 HOOK = "an osevent hook"
 PREDICATE = "a predicate"
@@ -32,14 +33,16 @@ class Call:
 
     `inside` names the callback that is running in it. `raised` keeps what callbacks raised; `failed` the failures of
     osevent hooks that libxl has not been told of, with the hooks' names; `untimed` the timeouts among them. `told` is
-    the event that event_occurs was told of last, `freed` the one that was given back to libxl last.
+    the event that event_occurs was told of last, `freed` the one that was given back to libxl last. `shield` holds
+    signal handlers off, if there is one.
     """
 
-    __slots__ = ("failed", "freed", "inside", "outer", "raised", "thread", "told", "untimed")
+    __slots__ = ("failed", "freed", "inside", "outer", "raised", "shield", "thread", "told", "untimed")
 
-    def __init__(self, thread: int, outer: Call | None) -> None:
+    def __init__(self, thread: int, outer: Call | None, shield: Shield | None) -> None:
         self.thread = thread
         self.outer = outer
+        self.shield = shield
         self.inside: str | None = None
         self.raised: list[BaseException] = []
         self.failed: list[tuple[str, OSEventRegFail]] = []

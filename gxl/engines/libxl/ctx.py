@@ -30,6 +30,7 @@ from gxl.engines.libxl.osevents import OSEvents
 from gxl.engines.libxl.store import open_connections
 from gxl.errors import Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.forking import in_library_fork
+from gxl.shield import Shield
 
 
 class Ctx:
@@ -43,6 +44,8 @@ class Ctx:
         self.library: Library = load()
         self.lib: Any = self.library.lib
         self.pid = os.getpid()
+        self.claimed = False
+        """Whether a Context owns the engine."""
         self.no_switch: Callable[[], AbstractContextManager[object]] = nullcontext
         self.refusal: Callable[[], GxlError] | None = None
         self.dead: Disaster | None = None
@@ -135,7 +138,8 @@ class Ctx:
                 f"{function} can't be called inside {outer.inside}: note what is to be done, and do it when the "
                 "engine call that led there has returned"
             )
-        call = Call(thread, outer)
+        # A Context's hooks are quick. Others' may take their time, and Ctrl-C must reach them.
+        call = Call(thread, outer, Shield().__enter__() if self.claimed else None)
         if stale is not None:
             call.untimed, call.failed = stale.untimed, stale.failed
         self._calls[thread] = call
@@ -143,19 +147,23 @@ class Ctx:
 
     def leave(self, call: Call) -> None:
         """End a call: pass on libxl's log, and raise what callbacks raised."""
-        outer = call.outer
-        if outer is None:
-            try:
-                if call.untimed and self.refusal is None:
-                    self.osevents.let_occur(call.untimed)
-            finally:
-                self._calls.pop(call.thread, None)
-        else:
-            outer.untimed += call.untimed
-            self._calls[call.thread] = outer
-        if self._waiting:
-            self.wake_waiting()
-        self.settle(call)
+        try:
+            outer = call.outer
+            if outer is None:
+                try:
+                    if call.untimed and self.refusal is None:
+                        self.osevents.let_occur(call.untimed)
+                finally:
+                    self._calls.pop(call.thread, None)
+            else:
+                outer.untimed += call.untimed
+                self._calls[call.thread] = outer
+            if self._waiting:
+                self.wake_waiting()
+            self.settle(call)
+        finally:
+            if call.shield is not None:
+                call.shield.__exit__()
 
     def settle(self, call: Call) -> None:
         """What is due each time that C has returned."""

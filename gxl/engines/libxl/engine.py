@@ -76,6 +76,7 @@ class LibxlEngine:
             owner = LibxlEngine.__new__(LibxlEngine)
             owner._become(ctx)
             ctx.watch_hangup()
+            ctx.claimed = True
             ctx.no_switch = no_switch
             ctx.log.later = later
             self._claimed = True
