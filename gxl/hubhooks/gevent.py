@@ -24,7 +24,7 @@ import traceback
 import weakref
 from _thread import RLock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -122,6 +122,28 @@ class _SwitchOut:
         else:
             attributes["switch_out"] = self._before
             self._before()
+
+
+def _unbroken(f: Callable[[], object], report: Callable[[BaseException], object]) -> Callable[[], object]:
+    """`f`, as a callback that never raises: libev takes an fd off the loop, for good, if its callback does.
+
+    Python runs signal handlers as a function begins, before any try in it. A generator is resumed inside its try.
+    """
+
+    def calls() -> Iterator[None]:
+        while True:
+            try:
+                while True:
+                    yield
+                    f()
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                report(error)
+
+    generator = calls()
+    next(generator)
+    return generator.__next__
 
 
 class _Timeout:
@@ -297,7 +319,7 @@ class GeventBinding:
         handle = getattr(self._watcher, "_watcher_ref", None)
         if handle is not None:
             handle.ref = False
-        self._watcher.start(self._fds.dispatch)
+        self._watcher.start(_unbroken(self._fds.dispatch, self.report))
         # While somebody waits, the loop must not end, although no watcher of ours keeps it going: an idle async
         # watcher does. loop.ref() has no effect on libuv.
         self.keeper = self.loop.async_(ref=False)

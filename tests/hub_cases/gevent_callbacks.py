@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from select import POLLIN
+from types import FrameType
 from typing import Any
 
 import gevent
@@ -221,6 +222,29 @@ def test_what_needs_no_switch_is_allowed_under_the_guard(rig: BlockingRig) -> No
     assert channel.get() == 1
     gevent.sleep(0)
     assert done == [1]
+
+
+def test_what_strikes_as_the_loop_calls_leaves_the_fds_watched(rig: BlockingRig, reported: list[BaseException]) -> None:
+    reader, writer = rig.pipe()
+    rig.osevent.fd_register(reader, POLLIN, "fd")
+    struck: list[str] = []
+
+    def strike(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_name == "dispatch" and not struck:
+            struck.append(event)
+            raise KeyError("struck")
+
+    os.write(writer, b"x")
+    sys.settrace(strike)
+    try:
+        deadline = time.monotonic() + 5
+        while not rig.sink.of("fd") and time.monotonic() < deadline:
+            rig.waiter.wait(0.01)
+    finally:
+        sys.settrace(None)
+    assert struck == ["call"]
+    assert rig.sink.of("fd"), "the fd is watched no more"
+    assert [str(error) for error in reported] == ["'struck'"]
 
 
 def test_who_is_switched_to_behind_the_guards_back_may_not_enter(rig: BlockingRig) -> None:
