@@ -339,3 +339,16 @@ def test_following_reports_every_domain_those_that_appear_later_too(world: World
         assert named(1) == [("again", again, 4)]
     world.host.destroy_domain(early)
     assert not [event for event in world.drained(ctx) if event.domid == early]
+
+
+def test_evgens_can_be_disabled_amid_a_storm_of_their_deaths(world: World) -> None:
+    # Each disable() delivers what has arrived, among it the death that takes this evgen off its feed.
+    ctx = world.open()
+    domids = [world.host.create_domain() for _ in range(300)]
+    evgens = [ctx.evenable_domain_death(domid) for domid in domids]
+    with world.host.quiet():
+        for domid in domids:
+            world.host.destroy_domain(domid)
+    assert isinstance(ctx.event_wait(timeout=10), gxl.DomainDeath)
+    for evgen in reversed(evgens):
+        evgen.disable()
