@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
-from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original, is_module_patched
 from greenlet import getcurrent, greenlet
 from zope.interface import implementer
@@ -38,6 +37,7 @@ from gxl.errors import MisuseError
 from gxl.forking import in_library_fork
 from gxl.hubhooks.children import Cancel, Children
 from gxl.hubhooks.epollset import EpollSet, Interest
+from gxl.hubhooks.switching import Guard
 from gxl.interfaces import (
     IEventSink,
     IHub,
@@ -54,74 +54,6 @@ _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 _READ = 1  # gevent's own name for "readable", on all loops
 _LONGEST_TIMER = 1e9
 _PATCHABLE = ("os", "_thread", "threading", "time", "select", "selectors", "socket", "ssl", "subprocess", "signal")
-
-
-class SwitchRefused(MisuseError, BlockingSwitchOutError):
-    """Code that runs inside libxl tried to switch to another greenlet."""
-
-
-class _Guard:
-    """Keeps greenlets from switching to the hub while `lock` is held. One per binding.
-
-    A lock is left in one step of C. As a __exit__ of ours began, a signal handler could raise, and no greenlet could
-    switch any more. So who is refused, is told when it tries, by whether the lock is held then.
-    """
-
-    __slots__ = ("_holder", "_hub", "entered", "lock")
-
-    def __init__(self, hub: Any) -> None:
-        self._hub = hub
-        self.lock = RLock()
-        # What threading.Condition asks, too; typeshed does not know of it.
-        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self._holder: weakref.ref[greenlet] = weakref.ref(hub)
-
-    def arm(self) -> RLock:
-        """The lock, for the current greenlet to hold."""
-        current = getcurrent()
-        if self.entered():
-            self.check(current)
-        elif self._holder() is not current:
-            self._holder = weakref.ref(current)
-        # The hub asks the greenlet that switches to it by this attribute first. It refuses its own calls itself.
-        if current is not self._hub:
-            attributes = current.__dict__
-            before = attributes.get("switch_out")
-            if not isinstance(before, _SwitchOut):
-                attributes["switch_out"] = _SwitchOut(self.entered, before)
-        return self.lock
-
-    def check(self, current: greenlet) -> None:
-        """Raises MisuseError if another greenlet holds the lock."""
-        # A bare greenlet.switch() or Waiter.switch() gets past the hub. libxl's lock is recursive: it would let the
-        # greenlet that runs now in, and that one would overwrite the other's C stack.
-        if self.entered() and self._holder() is not current:
-            raise MisuseError(
-                f"{self._holder()!r} switched away from inside libxl, where no other greenlet may enter now"
-            )
-
-
-class _SwitchOut:
-    """A greenlet's attribute switch_out, which is called before it switches to the hub, from arm() to the next time."""
-
-    __slots__ = ("_before", "_refused")
-
-    def __init__(self, refused: Callable[[], bool], before: Callable[[], object] | None) -> None:
-        self._refused = refused
-        self._before = before
-
-    def __call__(self) -> None:
-        if self._refused():
-            raise SwitchRefused(
-                "a hook or callback that runs inside libxl tried to switch greenlets: it must neither block nor wait; "
-                "let it note what happened, and do the rest in a greenlet"
-            )
-        attributes = getcurrent().__dict__
-        if self._before is None:
-            del attributes["switch_out"]
-        else:
-            attributes["switch_out"] = self._before
-            self._before()
 
 
 def _unbroken(f: Callable[[], object], report: Callable[[BaseException], object]) -> Callable[[], object]:
@@ -307,7 +239,7 @@ class GeventBinding:
         self.pid = os.getpid()
         self._thread = hub.thread_ident
         self.closed = False
-        self._guard = _Guard(hub)
+        self._guard = Guard(hub)
         self.parked = 0
         """How many greenlets wait."""
         # libuv counts in whole milliseconds and cuts off fractions, both of the time and of the span.
