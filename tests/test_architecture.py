@@ -72,8 +72,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Who alone may import what others made.
 STRANGERS: dict[str, tuple[str, ...]] = {
     "cffi": ("gxl.engines.libxl",),
-    "gevent": ("gxl.hubhooks.gevent", "gxl.web"),
-    "greenlet": ("gxl.hubhooks.gevent",),
+    "gevent": ("gxl.hubhooks.gevent", "gxl.hubhooks.switching", "gxl.web"),
+    "greenlet": ("gxl.hubhooks.gevent", "gxl.hubhooks.switching"),
     "asyncio": ("gxl.hubhooks.asyncio",),
     "click": ("gxl.cli",),
     "prometheus_client": ("gxl.prometheus", "gxl.web"),
