@@ -109,6 +109,8 @@ def _shutdown(world: World, ctx: gxl.Context, count: int) -> None:
 
 def _destroy(world: World, ctx: gxl.Context, count: int) -> None:
     domid = world.host.create_domain()
+    # Whoever can't look when a domain has appeared, has lost the host. So that it has appeared, is heard before.
+    ctx.list_domain()
     try:
         with left(count):
             ctx.domain_destroy(domid)
