@@ -9,6 +9,7 @@ from typing import Self
 from uuid import UUID
 
 from gxl.evgens import DomainDeathEvgen, Sink
+from gxl.feeds import info_of
 from gxl.interfaces import DomainInfo
 from gxl.pump import Pump
 
@@ -21,6 +22,7 @@ class Following:
         self._user = user
         self.sink = sink
         self._evgens: dict[tuple[int, UUID], DomainDeathEvgen] = {}
+        self._looking = self._again = False
         with pump.lock:
             if pump.outage is None:
                 self.look(pump.engine.list_domain())
@@ -40,9 +42,28 @@ class Following:
 
     def look(self, domains: Iterable[DomainInfo]) -> None:
         """Watch whatever domain is not watched yet: of these, which are all that there are now."""
+        if self._looking:
+            # To enable an evgen delivers what has arrived, and the news that others have appeared may be among it.
+            self._again = True
+            return
+        self._looking = True
+        try:
+            self._watch(domains)
+            while self._again and self._pump.outage is None:
+                self._again = False
+                self._watch(self._pump.engine.list_domain())
+        finally:
+            self._looking = self._again = False
+
+    def _watch(self, domains: Iterable[DomainInfo]) -> None:
         present = {(info.domid, info.uuid): info for info in domains if info.domid != 0}
         for life in [life for life, evgen in self._evgens.items() if evgen.finished]:
-            # One that is reported dead and not dying has begun another life, by the same domid and UUID.
+            # One that is reported dead and not dying has begun another life, by the same domid and UUID; or it has died
+            # since somebody looked.
+            if life in present and not present[life].dying:
+                now = info_of(self._pump.engine, life[0])
+                if now is None or now.dying or now.uuid != life[1]:
+                    del present[life]
             if life not in present or not present[life].dying:
                 del self._evgens[life]
         for life, info in present.items():

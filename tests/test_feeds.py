@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from worlds import World
 
@@ -311,6 +313,42 @@ def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> No
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
     assert [type(event) for event in world.drained(ctx, 1)] == [DomainDeath]
+
+
+def test_following_does_not_take_one_that_has_died_since_somebody_looked_for_another_life(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain()
+    with ctx.follow_domains() as following:
+        present = ctx.engine.list_domain()
+        monkeypatch.setattr(ctx._pump.side, "_on_introduced", lambda: None)
+        world.host.destroy_domain(domid)
+        assert [event.domid for event in world.drained(ctx)] == [domid]
+        following.look(present)
+        assert world.drained(ctx) == []
+
+
+def test_following_watches_each_domain_once_though_another_appears_while_it_is_enabled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = world.open()
+    with ctx.follow_domains() as following:
+        domids = [world.host.create_domain()]
+        watch = ctx._pump.feeds.watch_domain
+
+        def meanwhile(*arguments: Any, **how: Any) -> Any:
+            monkeypatch.setattr(ctx._pump.feeds, "watch_domain", watch)
+            domids.append(world.host.create_domain())
+            following.look(ctx.engine.list_domain())
+            return watch(*arguments, **how)
+
+        monkeypatch.setattr(ctx._pump.feeds, "watch_domain", meanwhile)
+        following.look(ctx.engine.list_domain())
+        assert ctx.metrics().evgens == 2
+        for domid in domids:
+            world.host.destroy_domain(domid)
+        assert sorted(event.domid for event in world.drained(ctx) if event.domid in domids) == domids
 
 
 def test_following_reports_every_domain_those_that_appear_later_too(world: World) -> None:
