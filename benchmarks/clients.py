@@ -125,6 +125,7 @@ class Job:
         }
         self.pause = self.worked = self.call = self.call_worked = 0.0
         self.shares.clear()
+        self.excuse()  # from this report, which has taken some time itself
         say(json.dumps(used))
 
 
