@@ -143,7 +143,7 @@ async def a_forked_child_hears_nothing_of_what_its_parent_watched(rig: Rig) -> N
 
 async def after_close_nothing_is_reported_and_nothing_is_left(rig: Rig) -> None:
     reader, writer = rig.pipe()
-    fds, threads = (sorted(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
+    fds, threads = (set(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
     other = rig.another()
     timeout = other.osevent.timeout_register(time.time() + 0.001, "timeout")
     registration = other.osevent.fd_register(reader, POLLIN, "fd")
@@ -167,8 +167,9 @@ async def after_close_nothing_is_reported_and_nothing_is_left(rig: Rig) -> None:
         _must_refuse(hook)
     await rig.turn()
     assert (other.sink.fds, other.sink.timeouts) == ([], [])
-    assert sorted(os.listdir("/proc/self/fd")) == fds
-    assert sorted(os.listdir("/proc/self/task")) == threads
+    assert set(os.listdir("/proc/self/fd")) == fds
+    # A thread that was there before may have ended since.
+    assert set(os.listdir("/proc/self/task")) <= threads
 
 
 async def close_works_inside_a_report(rig: Rig) -> None:
