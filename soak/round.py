@@ -223,6 +223,13 @@ class Soak:
     def restart_xenstored(self) -> None:
         self.host.drop_connections()
 
+    def lose_xenstored(self) -> None:
+        """It is gone for a while, in which life goes on."""
+        with self.host.down():
+            for _ in range(self.chance.randrange(10)):
+                self._try(self.chance.choice(self.OUTAGE))
+                gevent.sleep(self.chance.choice((0, 0.01)))
+
     def break_hypercall(self) -> None:
         self.host.fail_next("getdomaininfolist", 5)
         self.host.release()
@@ -230,11 +237,14 @@ class Soak:
     STEPS = (
         *(["create"] * 6 + ["disable"] + ["shut_down"] * 3 + ["destroy"] * 3 + ["storm"] + ["eject"] * 3 + ["lie"] * 3),
         *(["flood", "operate", "operate", "wait_and_give_up", "wait_and_give_up", "expect", "expect", "fork"]),
-        *("restart_xenstored", "break_hypercall"),
+        *("restart_xenstored", "lose_xenstored", "break_hypercall"),
     )
+    OUTAGE = ("create", "disable", "shut_down", "destroy", "storm", "eject", "wait_and_give_up", "expect", "fork")
 
     def step(self) -> None:
-        name = self.chance.choice(self.STEPS)
+        self._try(self.chance.choice(self.STEPS))
+
+    def _try(self, name: str) -> None:
         self.done[name] += 1
         try:
             getattr(self, name)()
