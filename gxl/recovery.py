@@ -26,12 +26,13 @@ import itertools
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gxl.errors import Disaster, GxlError, LibxlError, Outage
 from gxl.events import EventType, Resynced
-from gxl.evgens import DomainDeathEvgen, DomainFeed
+from gxl.evgens import DomainDeathEvgen, DomainFeed, Evgen
 from gxl.feeds import info_of
 from gxl.reign import Reign
 from gxl.shield import Shield
@@ -100,6 +101,7 @@ class Recovery:
         # What is being done a few steps at a time, and what has the next of them done.
         self._steps: Iterator[None] = iter(())
         self._go_on: Callable[[Iterator[None]], object] = self._enable_pending_soon
+        self._refused: weakref.WeakSet[Evgen] = weakref.WeakSet()
         pump.on_progress(self._free_former)
 
     def former(self) -> Iterator[Reign]:
@@ -330,6 +332,9 @@ class Recovery:
                 except (LibxlError, Disaster) as error:
                     if self._pump.lost():
                         return
+                    if evgen not in self._refused:  # it may be a trouble that passes
+                        self._refused.add(evgen)
+                        raise
                     self._pump.refused(evgen, error)
                 pending.pop(evgen, None)
                 yield
