@@ -221,6 +221,7 @@ class Mailbox:
         groups = kinds.get(kind)
         if groups is None:
             groups = kinds[kind] = {}
+        parked.groups = groups
         group = groups.get(key)
         if group is None:
             groups[key] = parked
@@ -228,17 +229,18 @@ class Mailbox:
             groups[key] = {group.serial: group, parked.serial: parked}
         else:
             group[parked.serial] = parked
-        parked.groups = groups
 
     def _leave(self, parked: _Parked) -> None:
-        groups, parked.groups = parked.groups, None
+        groups = parked.groups
         if groups is None:
             return
-        group = groups[parked.key]
-        if not isinstance(group, _Parked):
-            del group[parked.serial]
-        if isinstance(group, _Parked) or not group:
+        # Ctrl-C may have struck in the midst of _enter, or here.
+        group = groups.get(parked.key)
+        if isinstance(group, dict):
+            group.pop(parked.serial, None)
+        if group is parked or group == {}:
             del groups[parked.key]
+        parked.groups = None
 
     def _refuse(self, parked: _Parked, error: BaseException) -> None:
         self._leave(parked)

@@ -24,7 +24,7 @@ import gxl
 
 PACKAGE = Path(gxl.__file__).parent
 HOST = PACKAGE / "simhost"
-LOAD_CONST = dis.opmap["LOAD_CONST"]
+LOAD_CONST, SWAP = dis.opmap["LOAD_CONST"], dis.opmap["SWAP"]
 Act = Callable[[Any, gxl.Context], object]
 
 STRIDE = 41
@@ -133,6 +133,8 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
 def ends_block(frame: FrameType) -> bool:
     """Whether the next step is to leave a with block: Python looks for signals when it has done so, not before."""
     code, place = frame.f_code, frame.f_lasti
+    if code.co_code[place] == SWAP:  # what a return there has to give
+        place += 2
     return code.co_code[place] == LOAD_CONST and code.co_consts[code.co_code[place + 1]] is None
 
 
