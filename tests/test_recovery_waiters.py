@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from worlds import World, until
 
 import gxl
 from gxl import DomainDeath, DomainShutdown, Resynced, arrivals, recovery
+from gxl.errors import Fail
 from gxl.sidechannel import SideChannel
 
 pytestmark = pytest.mark.usefixtures(soon.__name__)
@@ -219,18 +219,35 @@ def test_what_became_of_the_domains_is_reported_turn_by_turn_and_before_the_next
     assert [event.domid for event in events] == domids[:5] + domids[6:]
 
 
+def failing(ctx: gxl.Context, monkeypatch: pytest.MonkeyPatch) -> list[gxl.LibxlError]:
+    """What the next looks at domains are to raise. The host can't be told so in the loop's callbacks, if patched."""
+    due: list[gxl.LibxlError] = []
+    kind = type(ctx._pump.engine)
+    for name in ("domain_info", "list_domain"):
+        look = getattr(kind, name)
+
+        def fail_or_look(engine: Any, *domid: int, look: Callable[..., Any] = look) -> Any:
+            if due:
+                raise due.pop(0)
+            return look(engine, *domid)
+
+        monkeypatch.setattr(kind, name, fail_or_look)
+    return due
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_evgen_of_an_outage_that_is_refused_twice_is_told_and_the_others_are_enabled(
     world: World, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     ctx = world.open(recover=True)
     refused, taken = (world.host.create_domain() for _ in range(2))
+    due = failing(ctx, monkeypatch)
     enable = recovery.Recovery._enable_pending
 
     def enable_with_a_failure(self: recovery.Recovery, steps: Iterator[None]) -> None:
         if self._pump.counters.recoveries == times:
             monkeypatch.setattr(recovery.Recovery, "_enable_pending", enable)
-        world.host.fail_next("getdomaininfolist", errno.EIO)
+        due.append(Fail())
         enable(self, steps)
 
     monkeypatch.setattr(recovery.Recovery, "_enable_pending", enable_with_a_failure)
@@ -261,11 +278,12 @@ def test_a_loss_while_the_truth_is_told_begins_anew_and_tells_the_rest(
     domids = [world.host.create_domain() for _ in range(3)]
     for domid in domids:
         ctx.evenable_domain_death(domid)
+    due = failing(ctx, monkeypatch)
     report = recovery.Recovery._report
 
     def report_with_a_failure(self: recovery.Recovery, steps: Iterator[None]) -> None:
         monkeypatch.setattr(recovery.Recovery, "_report", report)
-        world.host.fail_next("getdomaininfolist", errno.EIO)
+        due.append(Fail())
         report(self, steps)
 
     monkeypatch.setattr(recovery.Recovery, "_report", report_with_a_failure)
