@@ -19,6 +19,10 @@ from gxl.arrivals import Arrival, Arrivals, Collect
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
 from gxl.interfaces import IChildProcHooks, ICollectedEngine, IEngine, IEventHooks, IHubBinding, IOSEventHooks
+from gxl.unpatched import unpatched
+
+# For the loop's own callbacks, where gevent's poll refuses to run: it would switch.
+_select = unpatched("select")
 
 
 class Source(Protocol):
@@ -226,7 +230,7 @@ class Reign:
         fd = None if self.over else self.engine.hangup_fd
         if fd is None:
             return False
-        poll = select.poll()
+        poll = _select.poll()
         poll.register(fd, 0)  # POLLHUP comes unasked
         return bool(poll.poll(0))
 

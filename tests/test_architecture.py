@@ -14,7 +14,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-LEAVES = ("gxl.interfaces", "gxl.events", "gxl.errors", "gxl.arguments", "gxl.forking", "gxl.plugins", "gxl.shield")
+LEAVES = (
+    "gxl.interfaces",
+    "gxl.events",
+    "gxl.errors",
+    "gxl.arguments",
+    "gxl.forking",
+    "gxl.plugins",
+    "gxl.shield",
+    "gxl.unpatched",
+)
 # What a Context is made of. Only here do engines and hubs meet, and through their front doors only.
 CONTEXT = (
     *(
@@ -53,6 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.forking": (),
     "gxl.plugins": ("gxl.errors",),
     "gxl.shield": (),
+    "gxl.unpatched": (),
     "gxl.xenstore": (),
     "gxl.recording": ("gxl.events",),
     "gxl.eventqueue": LEAVES,

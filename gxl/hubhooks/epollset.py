@@ -11,7 +11,6 @@ Closes by posix.close: monkey-patching replaces os.close by one that closes in t
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import posix
 import select
@@ -21,6 +20,7 @@ from typing import Any
 from gxl.arguments import check_fd
 from gxl.errors import MisuseError
 from gxl.shield import Shield
+from gxl.unpatched import unpatched
 
 # What the kernel calls (token, fd, events, revents).
 Tell = Callable[[Any, int, int, int], object]
@@ -34,13 +34,7 @@ def native_epoll() -> Callable[[], select.epoll]:
     """select.epoll, also where gevent has taken it out of the module, lest somebody block by it; nobody does here."""
     if hasattr(select, "epoll"):
         return select.epoll
-    # Another copy of the module has it.
-    spec = importlib.util.find_spec("select")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    epoll: Callable[[], select.epoll] = module.epoll
+    epoll: Callable[[], select.epoll] = unpatched("select").epoll
     return epoll
 
 

@@ -8,24 +8,13 @@ waitpid and signal into their modules that serve its own loop. An engine holds a
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
-import importlib.util
 import posix
-from types import ModuleType
 from typing import Any
 
-
-def _unpatched(name: str) -> ModuleType:
-    """Another instance of a module that is written in C, with nothing replaced in it."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from gxl.unpatched import unpatched
 
 # select is nothing but C, so a patch replaces its only copy; os and signal wrap C modules that nobody patches.
-_select: Any = _unpatched("select")
+_select: Any = unpatched("select")
 epoll: Any = _select.epoll
 # The patched os.close returns before the fd is closed, and in a forked child it never is.
 close = posix.close
