@@ -22,6 +22,8 @@ CASES: dict[str, Case] = {
 }
 # How long a case waits for what a broken engine will never do.
 PATIENCE = 0.3
+# Where threads race, a broken engine may be lucky, but not again and again.
+ATTEMPTS = 3
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.spoil.__name__)
@@ -43,8 +45,14 @@ def test_a_broken_engine_fails_a_named_case(broken: Broken) -> None:
             return
         raise AssertionError(f"{broken.case} passed")
 
-    # What is spoilt, leaked or left waiting goes with the process.
-    in_a_fresh_process(attempt)
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            # What is spoilt, leaked or left waiting goes with the process.
+            in_a_fresh_process(attempt)
+            return
+        except AssertionError:
+            if not left:
+                raise
 
 
 def test_an_engine_that_is_not_broken_passes_all_the_named_cases() -> None:
