@@ -176,6 +176,11 @@ class Feeds:
         """More has arrived, and is about to be resolved."""
         self._certain = None
 
+    def catch_up(self) -> None:
+        """Take in what xenstored has told by now, such as names."""
+        if self._side is not None:
+            self._side.catch_up()
+
     def _caught_up(self) -> bool:
         """Take in what xenstored has told by now. Whether each domid is known to be still whose it was.
 

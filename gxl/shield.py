@@ -2,26 +2,32 @@
 """Keeps signal handlers out of what must not be left half done.
 
 Python runs them between any two steps of the main thread, and they may raise there: Ctrl-C does. Where that costs an
-event, waiters can be told. Where it would leave a Context without its connection to Xen, and nobody to look for
-another, it has to wait. Blocking the signals would not do: the kernel would give them to another thread, and Python
-would run their handlers in this one all the same.
+event, waiters can be told. Where it would leave an engine in a call that nobody makes, or a Context without its
+connection to Xen, it has to wait.
+
+So the main thread takes no signals meanwhile. To put other handlers in place for a while would take the signals from
+libev, whose handlers Python does not know of, and be too late for asyncio, which hears of each by the wakeup fd. In a
+program with other threads of its own the kernel may give them a signal instead, and Python runs its handler in the main
+thread all the same: there is no way to forbid that.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
+import os
 import signal
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, Self
+from threading import get_native_id
+from typing import Self
 
-# SIGCHLD's handler may be an engine's, which looks whether it still is.
-_HELD = sorted(signal.valid_signals() - {signal.SIGCHLD})
+from gxl import forking
 
-Handler = Callable[[int, FrameType | None], Any]
+# Those that tell of a fault can't wait; and SIGCHLD's handler may be an engine's, or the loop's, and raises nothing.
+_FREE = {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT),
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD),
+}
+_HELD = tuple(int(number) for number in signal.valid_signals() - _FREE)
 
-# Of all that are held, as they were when last looked at, and of those the ones in Python.
-_known: tuple[list[Any], list[tuple[int, Handler]]] = ([], [])
 # The shield that holds them now: those inside it have nothing to do.
 _outermost: Shield | None = None
 
@@ -32,67 +38,49 @@ class Shield:
     Not to be held while greenlets switch: another one's would be in the way.
     """
 
-    __slots__ = ("_came", "_handlers")
+    __slots__ = ("_mask",)
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Handler] = {}
-        self._came: dict[int, None] = {}
+        # What was blocked before, while this holds the others.
+        self._mask: set[int] | None = None
 
     def __enter__(self) -> Self:
         global _outermost
-        if _outermost is not None:
-            return self
-        try:
-            for number, handler in _python_handlers():
-                self._handlers[number] = handler
-                _signal.signal(number, self._note)
-            if self._handlers:
-                _outermost = self
-        except ValueError:  # another thread than the main one, where no handler runs
-            self._handlers.clear()
-        except BaseException:
-            self._give_back()
-            raise
+        # In other threads than the main one no handler runs.
+        if _outermost is None and get_native_id() == forking.pid:
+            before = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            try:
+                _signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+                _outermost, self._mask = self, before
+            except BaseException:  # the handler of one that had come
+                _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         global _outermost
-        if not self._handlers:
-            return
-        try:
-            self._give_back()
-        finally:
+        before, self._mask = self._mask, None
+        if before is not None:
             _outermost = None
-            while self._came:
-                signal.raise_signal(self._came.popitem()[0])
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def lifted(self) -> Lifted:
         """For what takes its time, inside the block: it can be interrupted, and by what came before, too."""
         return Lifted(self)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came[number] = None
 
-    def _give_back(self) -> None:
-        handlers = self._handlers
-        try:
-            while handlers:
-                number = next(iter(handlers))
-                _signal.signal(number, handlers[number])
-                del handlers[number]
-        except BaseException:  # the first that is back may strike at once
-            self._give_back()
-            raise
+def take_off() -> None:
+    """In a forked child, which is to take signals: end what its parent holds."""
+    if _outermost is not None:
+        _outermost.__exit__()
 
 
-def _python_handlers() -> list[tuple[int, Handler]]:
-    global _known
-    now = list(map(_signal.getsignal, _HELD))
-    before, known = _known
-    if now != before:
-        known = [(number, handler) for number, handler in zip(_HELD, now, strict=True) if callable(handler)]
-        _known = now, known
-    return known
+def _forked() -> None:
+    if not forking.in_library_fork():  # an engine's own says itself when
+        take_off()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Lifted:

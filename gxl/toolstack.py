@@ -232,6 +232,7 @@ def _prepare(
         if who is not None and who.uuid is not None:
             pump.feeds.names.creating.pop(who.uuid, None)
         if terms.for_user is not None:
+            pump.feeds.catch_up()  # the name was asked for before the operation began
             event = OperationComplete(operation.domid or 0, rc)
             uuid, name = (None, None) if who is None else (who.uuid, who.name)
             pump.accept(pump.feeds.stamp(event, uuid, terms.for_user, name))

@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl.arguments": ("gxl.events",),
     "gxl.forking": (),
     "gxl.plugins": ("gxl.errors",),
-    "gxl.shield": (),
+    "gxl.shield": ("gxl.forking",),
     "gxl.unpatched": (),
     "gxl.xenstore": (),
     "gxl.recording": ("gxl.events",),

@@ -22,6 +22,14 @@ def handled() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler of SIGINT: libev, whose watchers other tests use, leaves the system's in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 USERS = (signal.SIGUSR1, signal.SIGUSR2)
 
 

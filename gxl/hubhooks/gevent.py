@@ -195,9 +195,9 @@ class _Waiter:
         self._expired = False
         timer = None
         binding.parked += 1
-        if binding.parked == 1:
-            binding.keeper.ref = True
         try:
+            if binding.parked == 1:
+                binding.keeper.ref = True
             if timeout is not None:
                 timer = binding.start_timer(timeout, self._expire)
             while not (self._woken or self._expired):

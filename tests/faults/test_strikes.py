@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ import gxl
 
 PACKAGE = Path(gxl.__file__).parent
 HOST = PACKAGE / "simhost"
-LOAD_CONST, SWAP = dis.opmap["LOAD_CONST"], dis.opmap["SWAP"]
+LOAD_CONST, NOP, SWAP = (dis.opmap[name] for name in ("LOAD_CONST", "NOP", "SWAP"))
 Act = Callable[[Any, gxl.Context], object]
 
 STRIDE = 41
@@ -65,6 +65,14 @@ def destroys(host: Any, ctx: gxl.Context) -> None:
 def closes(host: Any, ctx: gxl.Context) -> None:
     ctx.evenable_domain_death(host.create_domain())
     ctx.close(timeout=5)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler of SIGINT: libev, whose watchers other tests use, leaves the system's in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 SCENES: tuple[Act, ...] = (watches, waits, expects, takes, destroys, closes)
@@ -109,7 +117,7 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
         nonlocal steps
         if not mine(frame.f_code.co_filename) or os.getpid() != here or frame.f_code.co_name == "__del__":
             return None  # Python itself drops what is raised in a __del__
-        if event == "line" and not ends_block(frame):
+        if event == "line" and not is_deaf(frame):
             steps += 1
         if steps == step:
             sys.settrace(None)
@@ -130,12 +138,14 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
     return steps >= step
 
 
-def ends_block(frame: FrameType) -> bool:
-    """Whether the next step is to leave a with block: Python looks for signals when it has done so, not before."""
+def is_deaf(frame: FrameType) -> bool:
+    """Whether the next step is to enter a try, or to leave a with block: Python does not look for signals before."""
     code, place = frame.f_code, frame.f_lasti
-    if code.co_code[place] == SWAP:  # what a return there has to give
+    if code.co_code[place] == SWAP:  # what a return in the block has to give
         place += 2
-    return code.co_code[place] == LOAD_CONST and code.co_consts[code.co_code[place + 1]] is None
+    return code.co_code[place] == NOP or (
+        code.co_code[place] == LOAD_CONST and code.co_consts[code.co_code[place + 1]] is None
+    )
 
 
 @functools.cache

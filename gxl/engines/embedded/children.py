@@ -24,6 +24,7 @@ from gxl.engines.embedded.osevents import FdInterest
 from gxl.errors import Fail, MisuseError
 from gxl.forking import library_fork
 from gxl.interfaces import SigchldOwner
+from gxl.shield import take_off
 
 # What libxl takes for the status of a child that somebody else reaped: exit status 255.
 _STATUS_UNKNOWN = 255 << 8
@@ -306,6 +307,7 @@ def _run(body: Callable[[], int], mask: set[int]) -> None:
             if callable(native.getsignal(number)):
                 native.signal(number, native.SIG_DFL)
         pthread_sigmask(SIG_SETMASK, mask)
+        take_off()
         status = body()
     finally:
         os._exit(status)

@@ -17,6 +17,7 @@ from gxl.engines.libxl.loading import CData, Library, ffi, libc, mapped_object
 from gxl.errors import MisuseError, UnknownChild
 from gxl.forking import library_fork
 from gxl.interfaces import SigchldOwner
+from gxl.shield import take_off
 
 if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
@@ -185,6 +186,8 @@ class Children:
             call.inside = None
         if pid:
             self._pids.add(pid)
+        else:
+            take_off()
         return pid
 
     def reaped_foreign(self, pid: int, status: int) -> int:
