@@ -16,6 +16,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
 import os
 import signal
+from collections.abc import Callable
 from threading import get_native_id
 from typing import Self
 
@@ -67,6 +68,18 @@ class Shield:
     def lifted(self) -> Lifted:
         """For what takes its time, inside the block: it can be interrupted, and by what came before, too."""
         return Lifted(self)
+
+
+def unshielded(f: Callable[[], object]) -> Callable[[], None]:
+    """`f`, for a new thread, which would have signals blocked as its maker has: and whatever it runs, too."""
+    before = None if _outermost is None else _outermost._mask
+
+    def run() -> None:
+        if before is not None:
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        f()
+
+    return run
 
 
 def take_off() -> None:

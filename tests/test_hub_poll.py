@@ -21,10 +21,12 @@ from zope.interface import implementer
 
 import gxl
 from gxl import DomainDeath
+from gxl.engines.embedded import EmbeddedEngine
 from gxl.hubhooks import poll
 from gxl.hubhooks.poll import PollHub
 from gxl.interfaces import IEventHooks, IPollSource
 from gxl.sidechannel import SideChannel
+from gxl.simhost import SimHost
 from gxl.testing.hubs import HubProviderTests
 from gxl.testing.hubs.rig import Recorder
 
@@ -529,3 +531,28 @@ def test_what_nobody_can_catch_is_logged(world: World, caplog: pytest.LogCapture
     with contextlib.suppress(gxl.WaitTimeout):
         ctx.event_wait(timeout=0.01)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_a_callback_runs_can_be_ended_by_signals() -> None:
+    # A thread has the signals blocked that its maker had, and so has each program that it starts.
+    blocked: list[set[int | signal.Signals]] = []
+
+    @implementer(IEventHooks)
+    class Hooks:
+        event_occurs_mask = 2**64 - 1
+        disaster = None
+
+        def event_occurs(self, event: gxl.Event) -> None:
+            blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    with SimHost() as host, gxl.Context(lambda: EmbeddedEngine(host), hub="poll") as ctx:
+        ctx.event_register_callbacks(Hooks())
+        domid = host.create_domain()
+        ctx.evenable_domain_death(domid)
+        host.destroy_domain(domid)
+        with pytest.raises(gxl.WaitTimeout):
+            ctx.event_wait(timeout=0.2)
+        end = time.monotonic() + 5
+        while not blocked and time.monotonic() < end:
+            time.sleep(0.01)
+    assert not blocked[0] & {signal.SIGTERM, signal.SIGINT}

@@ -211,8 +211,7 @@ class AsyncioBinding:
         # What is entered where nothing can be waited for. A lock is left in one step of C: as a __exit__ of ours began,
         # a signal handler could raise, and nobody could wait any more.
         self._guard = RLock()
-        # What threading.Condition asks, too; typeshed does not know of it.
-        self._guarded: Callable[[], bool] = self._guard._is_owned  # type: ignore[attr-defined]
+        self._guarded: Callable[[], bool] = self._guard._is_owned  # type: ignore[attr-defined]  # threading.Condition asks it, too; typeshed lacks it
         self._fds = EpollSet(native_epoll(), self.report)
         self._fileno = self._fds.fileno()
         try:

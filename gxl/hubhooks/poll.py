@@ -43,7 +43,7 @@ from gxl.forking import in_library_fork
 from gxl.hubhooks.children import Cancel, Children, reaper_beside_gevent
 from gxl.hubhooks.epollset import EpollSet, native_epoll
 from gxl.interfaces import IEventSink, IHub, IPolledBinding, IPollSource, IWaiter
-from gxl.shield import Shield
+from gxl.shield import Shield, unshielded
 
 _log = logging.getLogger("gxl")
 
@@ -125,8 +125,7 @@ class _Guard(threading.local):
 
     def __init__(self) -> None:
         self.lock = RLock()
-        # What threading.Condition asks, too; typeshed does not know of it.
-        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # threading.Condition asks it, too; typeshed lacks it
 
 
 class _Rouser:
@@ -232,7 +231,7 @@ class PollBinding:
         self.rouse()
 
     def spawn(self, f: Callable[[], object]) -> None:
-        threading.Thread(target=self._run, args=(f,), name="gxl callback", daemon=True).start()
+        threading.Thread(target=unshielded(partial(self._run, f)), name="gxl callback", daemon=True).start()
 
     def no_switch(self) -> RLock:
         return self._guard.lock

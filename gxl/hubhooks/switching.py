@@ -30,8 +30,7 @@ class Guard:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
         self.lock = RLock()
-        # What threading.Condition asks, too; typeshed does not know of it.
-        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self.entered: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # threading.Condition asks it, too; typeshed lacks it
         self._holder: weakref.ref[greenlet] = weakref.ref(hub)
 
     def arm(self) -> RLock:
