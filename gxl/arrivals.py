@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from gxl.events import Event
-from gxl.interfaces import IHubBinding, ITurnBinding
+from gxl.interfaces import ICollectedEngine, IHubBinding, ITurnBinding
 from gxl.metrics import Counters
 
 Arrival = Event | Callable[[], object]
@@ -33,9 +33,9 @@ class Arrivals:
 
     What goes wrong with one goes to `failed(arrival, error)`, which raises what must not be kept: Ctrl-C.
 
-    Some engines push their events, into add(). Others are in `sources`: they keep theirs until they are asked. Calls
-    that have to be made are events' inferiors: what an engine has found by then is delivered before, since the call may
-    be the news that it has ended.
+    Some engines push their events, into add(). Others are in `sources`: they keep theirs until they are asked, but for
+    the first that a call of the loop's finds. Calls that have to be made are events' inferiors: what an engine has
+    found by then is delivered before, since the call may be the news that it has ended.
     """
 
     def __init__(
@@ -77,6 +77,13 @@ class Arrivals:
         if not self._inside:
             self._schedule()
 
+    def collect_from(self, engine: ICollectedEngine) -> Collect:
+        """From now on take this engine's events, by what is returned, and is one of the `sources` now."""
+        engine.event_notify(self.notice, self._incoming, _BATCH)
+        collect: Collect = engine.event_collect
+        self.sources.append(collect)
+        return collect
+
     def notice(self) -> None:
         """The sources may have something now. Never switches or raises."""
         if not self:
@@ -87,18 +94,18 @@ class Arrivals:
 
     def during(self, call: Callable[..., object], *args: object) -> None:
         """Make a call of an engine's, from the loop: deliver_soon() comes next, unless it raises."""
+        nothing = not (self._incoming or self._calls or self._unasked)
         self._inside = True
         try:
             call(*args)
         except BaseException:  # Ctrl-C: what has been found by then must not wait for the next turn
+            self._unasked = bool(self.sources)
             self._schedule()
             raise
         finally:
             self._inside = False
-            if self.sources:
-                if not (self._incoming or self._calls or self._unasked):
-                    self._oldest = perf_counter()
-                self._unasked = True
+            if nothing:
+                self._oldest = perf_counter()
 
     def deliver_soon(self) -> None:
         """From the loop: a slice now, and the rest in its next turns."""

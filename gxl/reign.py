@@ -210,9 +210,7 @@ class Reign:
                 _Collector(arrivals.add, partial(on_disaster, self), pushed=collected is None)
             )
             if collected is not None:
-                collected.event_notify(arrivals.notice)
-                self._collect = collected.event_collect
-                arrivals.sources.append(self._collect)
+                self._collect = arrivals.collect_from(collected)
             if self.engine.hangup_fd is not None:
                 self._hangup = _Hangup(self.engine.hangup_fd, hooks, partial(on_hangup, self))
         except BaseException:

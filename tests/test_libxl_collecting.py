@@ -44,10 +44,32 @@ def test_an_operation_gives_notice_however_it_was_started(engine: LibxlEngine, h
     domid = host.create_domain()
     noticed: list[bool] = []
     events: deque[Event] = deque()
-    engine.event_notify(lambda: noticed.append(engine.event_collect(events, 10)))
+    engine.event_notify(lambda: noticed.append(engine.event_collect(events, 10)), events, 10)
     engine.domain_pause(domid, AsyncHow(for_event=7))
     assert noticed
     assert events == deque([OperationComplete(domid, 0, for_user=7)])
+
+
+def test_what_a_call_of_the_loop_finds_it_collects_as_far_as_there_is_room(
+    engine: LibxlEngine, host: RemoteHost
+) -> None:
+    events: deque[Event] = deque()
+    noticed: list[int] = []
+    engine.event_notify(lambda: noticed.append(len(events)), events, 2)
+    domids = [host.create_domain() for _ in range(4)]
+    with host.quiet():
+        for domid in domids:
+            engine.evenable_domain_death(domid)
+            host.mark_dying(domid)
+    while not events:
+        pump(engine)
+    assert ([event.domid for event in events], noticed) == (domids[:2], [2])
+    events.popleft()
+    engine.osevent_afterpoll([])
+    assert ([event.domid for event in events], noticed) == (domids[1:3], [2, 2])
+    events.clear()
+    engine.osevent_afterpoll([])
+    assert ([event.domid for event in events], noticed) == (domids[3:], [2, 2])
 
 
 def test_what_a_context_owns_others_can_not_collect(host: RemoteHost) -> None:

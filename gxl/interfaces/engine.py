@@ -284,10 +284,12 @@ class ICollectedEngine(IEngine):
     So ten thousand events that one call of the engine's found can be taken a few at a time, and the loop runs between.
     """
 
-    def event_notify(notice: Callable[[], object]) -> None:
-        """Call `notice` at the end of each call, whoever made it, that started or aborted an operation.
+    def event_notify(notice: Callable[[], object], into: deque[Any], limit: int) -> None:
+        """Call `notice` at the end of each call that may have left events in the queue.
 
-        Events may be waiting then. Of the calls that a loop makes, osevent_occurred_* and the like, that is known.
+        Of the calls that a loop makes, osevent_occurred_* and the like, until they raise: the first events are moved to
+        `into` before, as by event_collect, as long as there are fewer than `limit`. Of others, those that start or
+        abort an operation, whoever makes them.
         """
 
     def event_collect(into: deque[Any], limit: int) -> bool:

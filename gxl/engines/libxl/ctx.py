@@ -50,7 +50,7 @@ class Ctx:
         self.refusal: Callable[[], GxlError] | None = None
         self.dead: Disaster | None = None
         self.notice: Callable[[], object] = _nothing
-        """Called when an operation was started or aborted: see ICollectedEngine.event_notify."""
+        """Called when events may be waiting: see ICollectedEngine.event_notify."""
         self.hangup_fd: int | None = None
         self._connection: tuple[int, int] | None = None
         self._let_go = False
@@ -152,6 +152,7 @@ class Ctx:
             if outer is None:
                 try:
                     if call.untimed and self.refusal is None:
+                        self.notice()  # what these bring, nobody has collected
                         self.osevents.let_occur(call.untimed)
                 finally:
                     self._calls.pop(call.thread, None)

@@ -109,10 +109,11 @@ class LibxlEngine:
         finally:
             self._ctx.leave(call)
 
-    def event_notify(self, notice: Callable[[], object]) -> None:
+    def event_notify(self, notice: Callable[[], object], into: deque[Any], limit: int) -> None:
         call = self._enter("event_notify")
         try:
             self._ctx.notice = notice
+            self._ctx.events.take_into(into, limit)
         finally:
             self._ctx.leave(call)
 
@@ -125,7 +126,7 @@ class LibxlEngine:
         except Lost as lost:
             call = self._enter("event_collect", even_dead=True)
             try:
-                self._ctx.disaster(call, lost.type, str(lost), 0, fatal=False, cause=lost.__cause__)
+                self._ctx.events.tell_of(call, lost)
             finally:
                 self._ctx.leave(call)
             return True
@@ -185,6 +186,7 @@ class LibxlEngine:
         call = self._enter("osevent_afterpoll")
         try:
             polling.afterpoll(self._ctx, fds, now)
+            self._ctx.events.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -207,6 +209,7 @@ class LibxlEngine:
         call = self._enter("osevent_occurred_fd", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_fd(for_libxl, fd, events, revents)
+            self._ctx.events.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -214,6 +217,7 @@ class LibxlEngine:
         call = self._enter("osevent_occurred_timeout", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_timeout(for_libxl)
+            self._ctx.events.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -229,7 +233,9 @@ class LibxlEngine:
     def childproc_reaped(self, pid: int, status: int) -> bool:
         call = self._enter("childproc_reaped", even_dead=True)
         try:
-            return self._ctx.children.reaped(pid, status)
+            known = self._ctx.children.reaped(pid, status)
+            self._ctx.events.found(call)
+            return known
         finally:
             self._ctx.leave(call)
 
@@ -237,6 +243,7 @@ class LibxlEngine:
         call = self._enter("childproc_sigchld_occurred")
         try:
             self._ctx.children.sigchld_occurred()
+            self._ctx.events.found(call)
         finally:
             self._ctx.leave(call)
 

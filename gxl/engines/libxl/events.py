@@ -70,6 +70,9 @@ class Events:
         self.disaster_hook: Callable[[int, str, int], object] | None = None
         # The event that collect() was given by libxl, until somebody else has a copy: NULL at other times.
         self._collected = ffi.new("libxl_event **")
+        # Where those go that a call of the loop's has found, as long as there are fewer than so many.
+        self._into: deque[Any] | None = None
+        self._limit = 0
         self._hooks = ffi.new("libxl_event_hooks *")
         self._hooks.event_occurs = _event_occurs
         self._hooks.disaster = _disaster
@@ -137,6 +140,27 @@ class Events:
             out[0] = null
             self._free(event)
         return True
+
+    def take_into(self, into: deque[Any], limit: int) -> None:
+        """Have found() take events there."""
+        self._into, self._limit = into, limit
+
+    def found(self, call: Call) -> None:
+        """At the end of a call that the loop has made: see ICollectedEngine.event_notify."""
+        into = self._into
+        if into is None:
+            return
+        try:
+            room = self._limit - len(into)
+            if room > 0 and not self.collect(into, room):
+                return
+        except Lost as lost:
+            self.tell_of(call, lost)
+        self._ctx.notice()
+
+    def tell_of(self, call: Call, lost: Lost) -> None:
+        """What collect() has raised is a disaster of one type."""
+        self._ctx.disaster(call, lost.type, str(lost), 0, fatal=False, cause=lost.__cause__)
 
     def queued(self, call: Call, typemask: int) -> list[Event]:
         """What is in libxl's queue, left there."""
