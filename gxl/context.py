@@ -108,7 +108,10 @@ class Context(Toolstack):
         `timeout`: seconds; None waits for ever, 0 does not wait. Raises WaitTimeout when they are over, ContextClosed
         if the context is closed meanwhile, Disaster if events may have been missed.
         """
-        pump = self._enter()
+        pump = self._pump
+        if self._closed:
+            raise _closed_error()
+        pump.binding.check_caller()
         typemask, domid, user = check_filters(typemask, predicate, domid, user)
         if timeout is not None:
             timeout = check_timeout(timeout)

@@ -120,14 +120,6 @@ class DomainFeed:
         self.members: dict[DomainDeathEvgen, None] = {}
         self.spent = False
 
-    @property
-    def held_over(self) -> bool:
-        """Whether somebody here waits for another shutdown than the one that held already."""
-        for evgen in self.members:  # noqa: SIM110  any()'s generator costs more than the loop
-            if evgen._held_over is not None:
-                return True
-        return False
-
     def engage(self, engine: IEngine) -> None:
         """Enable it at `engine`."""
         self.disengage = partial(engine.evdisable_domain_death, engine.evenable_domain_death(self.domid, self.token))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -25,13 +24,15 @@ from uuid import UUID
 
 from gxl import floods
 from gxl.arguments import devid
-from gxl.errors import Disaster, DomainNotFound, LibxlError
+from gxl.errors import Disaster, LibxlError
 from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost
 from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink, shutdown_of
+from gxl.identity import info_of
 from gxl.interfaces import DomainInfo, IEngine
 from gxl.metrics import Counters
 from gxl.names import Names
 from gxl.sidechannel import SideChannel
+from gxl.stamps import Stamps
 
 
 class Feeds:
@@ -63,7 +64,7 @@ class Feeds:
         # Whether a call has failed because the engine is gone, and another will come.
         self._lost = lost
         self._tokens = itertools.count(1)
-        self._seqs = itertools.count(1)
+        self.stamp = Stamps(counters).stamp
         self._by_token: dict[int, DomainFeed | DiskFeed] = {}
         self._domains: dict[int, list[DomainFeed]] = {}
         self._disks: dict[tuple[int, int], DiskFeed] = {}
@@ -204,20 +205,23 @@ class Feeds:
         if feed is not None and not feed.named:
             self._caught_up()
         if self._engine is None:
-            # From the one that is about to take its place. How domains are will be told when it does.
-            if isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
-                self._early.append((feed, event))
-            elif isinstance(feed, DomainFeed):
-                feed.spent |= isinstance(event, DomainShutdown)
+            self._keep(feed, event)
         elif isinstance(feed, DomainFeed):
             if isinstance(event, DomainShutdown):
                 self._shutdown(feed, event)
             else:
                 self._end(feed, event)
-        elif isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
+        elif feed is not None and isinstance(event, DiskEject):
             self._eject(feed, event)
         else:
             self._log(logging.DEBUG, "dropped %r: nobody is interested any more", event)
+
+    def _keep(self, feed: DomainFeed | DiskFeed | None, event: Event) -> None:
+        """From the engine that is about to take its place. How domains are will be told when it does."""
+        if isinstance(feed, DiskFeed) and isinstance(event, DiskEject):
+            self._early.append((feed, event))
+        elif isinstance(feed, DomainFeed):
+            feed.spent |= isinstance(event, DomainShutdown)
 
     def check_lives(self, present: Sequence[DomainInfo]) -> None:
         """A domain appeared: see whether it took the domid of one that is being watched."""
@@ -294,13 +298,23 @@ class Feeds:
             listed.clear()
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
-        info = None
-        if not (self._certain or self._caught_up()) or feed.held_over:
-            answered, info = self._ask(feed.domid, "shut down")
-            if answered and (info is None or info.uuid != feed.uuid):
-                # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
-                self._end(feed)
-                return
+        certain = self._certain or self._caught_up()
+        for evgen in (members := list(feed.members)):
+            certain &= evgen._held_over is None
+        if not certain:
+            self._shutdown_if_theirs(feed, event)
+            return
+        feed.spent = True
+        for evgen in members:
+            self._report_shutdown(evgen, feed, event)
+
+    def _shutdown_if_theirs(self, feed: DomainFeed, event: DomainShutdown) -> None:
+        """It may be another domain's, or one that held already when somebody began to wait."""
+        answered, info = self._ask(feed.domid, "shut down")
+        if answered and (info is None or info.uuid != feed.uuid):
+            # Whose shutdown it was can't be known any more. The old life is over, that much is certain.
+            self._end(feed)
+            return
         feed.spent = True
         held_over: list[DomainDeathEvgen] = []
         for evgen in list(feed.members):
@@ -389,12 +403,6 @@ class Feeds:
                 name = self.names.of((evgen.domid, uuid))
             evgen.sink(self.stamp(event or DomainDeath(evgen.domid), uuid, evgen.user, name))
 
-    def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
-        """`event` with the next seq, as this context delivers it; a copy, if it was delivered to somebody before."""
-        self._counters.events[event.type] += 1
-        stamp = event._stamp if event.seq is None else event.stamped
-        return stamp(uuid, user, next(self._seqs), time.time(), name)
-
     def _open_domain(self, info: DomainInfo) -> DomainFeed:
         feed = DomainFeed(info.domid, info.uuid, next(self._tokens))
         feed.engage(self._at_hand())
@@ -439,11 +447,3 @@ class Feeds:
     def _at_hand(self) -> IEngine:
         assert self._engine is not None
         return self._engine
-
-
-def info_of(engine: IEngine, domid: int) -> DomainInfo | None:
-    """How the domain is that has this domid; None if there is none."""
-    try:
-        return engine.domain_info(domid)
-    except DomainNotFound:
-        return None

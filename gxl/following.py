@@ -9,7 +9,7 @@ from typing import Self
 from uuid import UUID
 
 from gxl.evgens import DomainDeathEvgen, Sink
-from gxl.feeds import info_of
+from gxl.identity import info_of
 from gxl.interfaces import DomainInfo
 from gxl.pump import Pump
 

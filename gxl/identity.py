@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from gxl.errors import GxlError
+from gxl.errors import DomainNotFound, GxlError
+from gxl.interfaces import DomainInfo, IEngine
 
 if TYPE_CHECKING:
     from gxl.pump import Pump
@@ -41,3 +42,11 @@ class Identity:
     def _called(self, name: str | None) -> None:
         if name is not None:
             self.name = name
+
+
+def info_of(engine: IEngine, domid: int) -> DomainInfo | None:
+    """How the domain is that has this domid; None if there is none."""
+    try:
+        return engine.domain_info(domid)
+    except DomainNotFound:
+        return None

@@ -82,7 +82,13 @@ class Mailbox:
         if taker is None:
             self._enqueue(event)
         else:
-            self._leave(taker)
+            groups = taker.groups
+            if groups is not None and groups.get(taker.key) is taker:
+                # Alone there, as nearly all are.
+                taker.groups = None
+                del groups[taker.key]
+            else:
+                self._leave(taker)
             taker.event = event
             try:
                 taker.waiter.wake()
@@ -113,10 +119,11 @@ class Mailbox:
             raise self._closed()
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
-        me = _Parked(next(self._serials), (domid, user), predicate, self._make_waiter())
+        waiter = self._make_waiter()
+        me = _Parked(next(self._serials), (domid, user), predicate, waiter)
         try:
             self._enter(me, typemask)
-            me.waiter.wait(timeout)
+            waiter.wait(timeout)
         except BaseException:
             self._abandon(me)
             raise
@@ -222,10 +229,10 @@ class Mailbox:
         if groups is None:
             groups = kinds[kind] = {}
         parked.groups = groups
-        group = groups.get(key)
-        if group is None:
-            groups[key] = parked
-        elif isinstance(group, _Parked):
+        group = groups.setdefault(key, parked)
+        if group is parked:
+            return
+        if isinstance(group, _Parked):
             groups[key] = {group.serial: group, parked.serial: parked}
         else:
             group[parked.serial] = parked

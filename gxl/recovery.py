@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from gxl.errors import Disaster, GxlError, LibxlError, Outage
 from gxl.events import EventType, Resynced
 from gxl.evgens import DomainDeathEvgen, DomainFeed, Evgen
-from gxl.feeds import info_of
+from gxl.identity import info_of
 from gxl.reign import Reign
 from gxl.shield import Shield
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 LEAVES = (
     "gxl.interfaces",
     "gxl.events",
+    "gxl.drafts",
     "gxl.errors",
     "gxl.arguments",
     "gxl.forking",
@@ -44,6 +45,7 @@ CONTEXT = (
         "gxl.recovery",
         "gxl.opening",
         "gxl.floods",
+        "gxl.stamps",
         "gxl.names",
         "gxl.identity",
         "gxl.affected",
@@ -56,6 +58,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "gxl=": (*LEAVES, *CONTEXT, "gxl.simhost="),
     "gxl.interfaces": LEAVES,
     "gxl.events": ("gxl.jsonvalues",),
+    "gxl.drafts": ("gxl.events",),
     "gxl.jsonvalues": (),
     "gxl.errors": (),
     "gxl.arguments": ("gxl.events",),

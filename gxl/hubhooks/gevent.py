@@ -271,9 +271,10 @@ class GeventBinding:
         return f"<gxl binding to {self.hub!r}{' (closed)' if self.closed else ''}>"
 
     def waiter(self) -> _Waiter:
-        self.check_caller()
         if getcurrent() is self.hub:
             raise _not_in_the_hub()
+        if _get_ident() != self._thread or self._guard.entered() or forking.pid != self.pid:
+            self.check_caller()
         return _Waiter(self)
 
     def call_soon(self, f: Callable[[], object]) -> None:
