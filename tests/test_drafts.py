@@ -14,10 +14,11 @@ from gxl.metrics import Counters
 from gxl.stamps import Stamps
 
 LIFE = UUID(int=7)
-PAIRS: list[tuple[Callable[[], Event], Event]] = [
-    (lambda: shutdown_draft(7, 1, ShutdownReason.CRASH), DomainShutdown(7, ShutdownReason.CRASH, for_user=1)),
-    (lambda: death_draft(7, 1), DomainDeath(7, for_user=1)),
-    (lambda: eject_draft(7, 1, "hdc", Disk()), DiskEject(7, "hdc", Disk(), for_user=1)),
+Make = Callable[[], Event]
+PAIRS: list[tuple[Make, Make]] = [
+    (lambda: shutdown_draft(7, 1, ShutdownReason.CRASH), lambda: DomainShutdown(7, ShutdownReason.CRASH, for_user=1)),
+    (lambda: death_draft(7, 1), lambda: DomainDeath(7, for_user=1)),
+    (lambda: eject_draft(7, 1, "hdc", Disk()), lambda: DiskEject(7, "hdc", Disk(), for_user=1)),
 ]
 
 
@@ -26,8 +27,8 @@ def stamped(event: Event) -> Event:
 
 
 @pytest.mark.parametrize(("draft", "event"), PAIRS)
-def test_a_stamped_draft_is_what_the_event_itself_would_be(draft: Callable[[], Event], event: Event) -> None:
-    made, expected = stamped(draft()), stamped(event)
+def test_a_stamped_draft_is_what_the_event_itself_would_be(draft: Make, event: Make) -> None:
+    made, expected = stamped(draft()), stamped(event())
     assert type(made) is type(expected)
     assert made.seq == 1
     assert made.as_dict() | {"time": None} == expected.as_dict() | {"time": None}
@@ -35,7 +36,7 @@ def test_a_stamped_draft_is_what_the_event_itself_would_be(draft: Callable[[], E
 
 
 @pytest.mark.parametrize(("draft", "event"), PAIRS)
-def test_a_stamped_draft_can_not_be_changed(draft: Callable[[], Event], event: Event) -> None:
+def test_a_stamped_draft_can_not_be_changed(draft: Make, event: Make) -> None:
     made = stamped(draft())
     with pytest.raises(AttributeError, match="immutable: domid can't be set"):
         made.domid = 8
@@ -44,10 +45,10 @@ def test_a_stamped_draft_can_not_be_changed(draft: Callable[[], Event], event: E
 
 
 @pytest.mark.parametrize(("draft", "event"), PAIRS)
-def test_a_draft_is_of_the_events_kind_and_says_what_it_has(draft: Callable[[], Event], event: Event) -> None:
+def test_a_draft_is_of_the_events_kind_and_says_what_it_has(draft: Make, event: Make) -> None:
     made = draft()
-    assert isinstance(made, type(event))
-    assert made.as_dict() == event.as_dict()
+    assert isinstance(made, type(event()))
+    assert made.as_dict() == event().as_dict()
     assert "domid=7" in repr(made)
 
 
