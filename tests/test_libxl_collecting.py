@@ -101,7 +101,7 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_and_the_next_still_comes(
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(Events, "read", broken)
+    monkeypatch.setattr(Events, "draft", broken)
     assert engine.event_collect(events, 10)
     assert not engine.event_collect(events, 10)
     assert [(kind, str(domids[0]) in message) for kind, message, _ in told] == [(EventType.DOMAIN_DEATH, True)]
@@ -116,7 +116,7 @@ def test_without_a_disaster_hook_the_loss_is_raised(
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(Events, "read", broken)
+    monkeypatch.setattr(Events, "draft", broken)
     events: deque[Event] = deque()
     with pytest.raises(Disaster, match=f"domain {three_deaths[0]} was lost"):
         engine.event_collect(events, 10)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from gxl.arguments import check_typemask
+from gxl.drafts import death_draft, eject_draft, shutdown_draft
 from gxl.engines.libxl.calls import EVENT_OCCURS, PREDICATE, Call, callback
 from gxl.engines.libxl.loading import CData, ffi
 from gxl.errors import NotReady, from_rc
@@ -24,6 +25,7 @@ from gxl.events import (
     DomainShutdown,
     Event,
     OperationComplete,
+    ShutdownReason,
     UnknownEvent,
 )
 from gxl.interfaces import Predicate
@@ -35,6 +37,7 @@ _SHUTDOWN, _DEATH, _EJECT, _OPERATION_COMPLETE, _CONSOLE = 1, 2, 3, 4, 5
 _NULL = ffi.NULL
 _NIL = bytes(16)
 _BACKENDS: dict[int, DiskBackend] = {int(backend): backend for backend in DiskBackend}
+_REASONS: dict[int, ShutdownReason] = {int(reason): reason for reason in ShutdownReason}
 _FORMATS: dict[int, DiskFormat] = {int(disk_format): disk_format for disk_format in DiskFormat}
 
 # What libxl reports as a disaster of all events, although only one child is affected.
@@ -128,7 +131,7 @@ class Events:
                     raise from_rc(rc, "event_check")
                 event = out[0]
             try:
-                found = self.read(event, of_evgens=True)
+                found = self.draft(event)
             except Exception as error:
                 lost = Lost(event, error)
                 out[0] = null
@@ -178,20 +181,35 @@ class Events:
         if not any(event.domid == domid and event.for_user == user for event in queued):
             self._vdevs.pop((domid, user), None)
 
-    def read(self, event: CData, of_evgens: bool = False) -> Event:
-        """A copy of a C event, which stays the caller's. `of_evgens`: whoever asks knows the UUIDs of those domains."""
+    def draft(self, event: CData) -> Event:
+        """A copy of a C event, to be completed; whoever asks knows the UUIDs of those that are watched."""
+        kind = event.type
+        if kind == _DEATH:
+            return death_draft(event.domid, event.for_user)
+        if kind == _SHUTDOWN:
+            reason = event.u.domain_shutdown.shutdown_reason
+            return shutdown_draft(event.domid, event.for_user, _REASONS.get(reason, reason))
+        if kind == _EJECT:
+            domid, for_user = event.domid, event.for_user
+            return eject_draft(domid, for_user, *self._ejected(event, domid, for_user))
+        return self.read(event)
+
+    def _ejected(self, event: CData, domid: int, for_user: int) -> tuple[str | None, Disk]:
+        disk = _disk(event.u.disk_eject.disk)
+        # libxl leaves the event's own vdev NULL, and takes the disk's from xenstore, where it may be missing.
+        return text(event.u.disk_eject.vdev) or disk.vdev or self._vdevs.get((domid, for_user)), disk
+
+    def read(self, event: CData) -> Event:
+        """A copy of a C event, which stays the caller's."""
         kind, domid, for_user = event.type, event.domid, event.for_user
-        domuuid = None if of_evgens and kind <= _EJECT else uuid(event.domuuid)
+        domuuid = uuid(event.domuuid)
         if kind == _DEATH:
             return DomainDeath(domid, domuuid=domuuid, for_user=for_user)
         if kind == _SHUTDOWN:
             reason = event.u.domain_shutdown.shutdown_reason
             return DomainShutdown(domid, reason, domuuid=domuuid, for_user=for_user)
         if kind == _EJECT:
-            disk = _disk(event.u.disk_eject.disk)
-            # libxl leaves the event's own vdev NULL, and takes the disk's from xenstore, where it may be missing.
-            vdev = text(event.u.disk_eject.vdev) or disk.vdev or self._vdevs.get((domid, for_user))
-            return DiskEject(domid, vdev, disk, domuuid=domuuid, for_user=for_user)
+            return DiskEject(domid, *self._ejected(event, domid, for_user), domuuid=domuuid, for_user=for_user)
         if kind == _OPERATION_COMPLETE:
             rc = event.u.operation_complete.rc
             for_user = self._ctx.operations.ended(for_user, rc)
