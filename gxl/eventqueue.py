@@ -4,12 +4,16 @@
 The header allows event_check to be O(n) in the events that do not match. Here it is not: what a caller can ask for
 (a type, a domain, a user value) each has an index of its own, so that a waiter for one domain among thousands finds
 its event without looking at the others'. Only a predicate has to see every event that passes the rest.
+
+An index costs more than all else that is done for an event. So there is none until somebody makes a choice: a program
+that takes whatever comes needs but a list.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from gxl.events import EVENTMASK_ALL, Event
@@ -63,30 +67,32 @@ class _Lane:
             place += 1
 
 
+# By type, then by (domid, for_user), where None stands for any.
+_Lanes = dict[int, dict[tuple[int | None, int | None], _Lane]]
+
+
 class EventQueue:
     """Events in the order of their `seq`, each handed out once. Not locked: whoever owns it sees to that."""
 
     def __init__(self) -> None:
-        self.events: dict[int, Event] = {}
+        self.events: OrderedDict[int, Event] = OrderedDict()
         """Those that are queued, by seq. For looking at."""
-        # By type, then by (domid, for_user), where None stands for any.
-        self._lanes: dict[int, dict[tuple[int | None, int | None], _Lane]] = {}
+        # None: the events are in order, and not indexed.
+        self._lanes: _Lanes | None = None
 
     def __len__(self) -> int:
         return len(self.events)
 
     def put(self, seq: int, event: Event) -> None:
         """Queue `event`. `seq` is its place in the order; ValueError if another queued event has it."""
-        if seq in self.events:
+        events, lanes = self.events, self._lanes
+        if seq in events:
             raise ValueError(f"seq {seq} is queued already")
-        self.events[seq] = event
-        lanes = self._lanes.setdefault(event.type, {})
-        for key in _keys(event):
-            lane = lanes.get(key)
-            if lane is None:
-                lanes[key] = _Lane(seq)
-            else:
-                lane.add(seq)
+        if lanes is None and events and seq < next(reversed(events)):
+            lanes = self._index()
+        events[seq] = event
+        if lanes is not None:
+            _list(lanes, seq, event)
 
     def put_back(self, seq: int, event: Event) -> None:
         """Return an event that was taken to its place, before everything that happened after it."""
@@ -108,9 +114,14 @@ class EventQueue:
         if not self.events:
             return None
         key = (domid, user)
+        indexed = self._lanes
+        if indexed is None:
+            if typemask == EVENTMASK_ALL and predicate is None and key == (None, None):
+                return self.events.popitem(last=False)[1]
+            indexed = self._index()
         wanted = [
             lane
-            for kind, lanes in self._lanes.items()
+            for kind, lanes in indexed.items()
             if (typemask == EVENTMASK_ALL or (kind >= 0 and typemask >> kind & 1)) and (lane := lanes.get(key))
         ]
         if not wanted:
@@ -131,10 +142,21 @@ class EventQueue:
     def clear(self) -> None:
         """Forget every event."""
         self.events.clear()
-        self._lanes.clear()
+        self._lanes = None
+
+    def _index(self) -> _Lanes:
+        lanes: _Lanes = {}
+        for seq, event in self.events.items():
+            _list(lanes, seq, event)
+        self._lanes = lanes
+        return lanes
 
     def _remove(self, seq: int) -> Event:
         event = self.events.pop(seq)
+        if not self.events:
+            self._lanes = None
+        if self._lanes is None:
+            return event
         lanes = self._lanes[event.type]
         for key in _keys(event):
             lane = lanes[key]
@@ -145,6 +167,16 @@ class EventQueue:
         if not lanes:
             del self._lanes[event.type]
         return event
+
+
+def _list(all_lanes: _Lanes, seq: int, event: Event) -> None:
+    lanes = all_lanes.setdefault(event.type, {})
+    for key in _keys(event):
+        lane = lanes.get(key)
+        if lane is None:
+            lanes[key] = _Lane(seq)
+        else:
+            lane.add(seq)
 
 
 def _keys(event: Event) -> tuple[tuple[int | None, int | None], ...]:

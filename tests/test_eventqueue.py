@@ -204,6 +204,7 @@ def calls_made(work: Callable[[], object]) -> int:
 def test_the_cost_of_put_and_take_does_not_grow_with_the_queue(key: dict[str, Any]) -> None:
     def cost(queued: int) -> int:
         queue = filled(queued)
+        queue.take(domid=6)  # the first who chooses pays for the index
         queue.put(queued, DomainDeath(7, for_user=7))
 
         def work() -> None:
@@ -226,7 +227,33 @@ def test_a_predicate_costs_one_call_per_event_that_passes_the_rest() -> None:
 
 def test_many_puts_and_takes_leave_nothing_behind() -> None:
     queue = filled(3)
+    queue.take(domid=0)
     for seq in range(3, 10_000):
         queue.put(seq, DomainDeath(seq % 5, for_user=seq))
         queue.take()
+    assert queue._lanes is not None
     assert sum(len(lane.seqs) for lanes in queue._lanes.values() for lane in lanes.values()) < 200
+
+
+def test_whoever_takes_what_comes_pays_for_no_index() -> None:
+    chosen, unchosen = filled(100), filled(100)
+    chosen.take(domid=0)
+    unchosen.take()
+
+    def work(queue: EventQueue) -> Callable[[], None]:
+        def take_all() -> None:
+            for seq in range(100, 200):
+                queue.put(seq, DomainDeath(seq))
+                assert queue.take() is not None
+
+        return take_all
+
+    assert calls_made(work(unchosen)) * 3 < calls_made(work(chosen))
+
+
+def test_an_event_that_is_put_back_first_comes_first_again() -> None:
+    queue = filled(3)
+    first = queue.take()
+    assert first is not None
+    queue.put_back(0, first)
+    assert [queue.take(), queue.take()] == [first, DomainDeath(1, for_user=1)]
