@@ -22,19 +22,42 @@ from benchmarks.clients import CLIENTS
 from benchmarks.goals import Results, ratio
 from benchmarks.plot import draw
 from benchmarks.running import TOP, Bench, Failed
-from benchmarks.workloads import ABOUT, BURST_OF_EJECTS, IDLE, OPENING, PING_PONG, Workload, memory, one_death, storm
+from benchmarks.workloads import (
+    ABOUT,
+    BURST_OF_EJECTS,
+    EMBEDDED,
+    FEW_WAIT,
+    HUBS,
+    IDLE,
+    OPENING,
+    PING_PONG,
+    Workload,
+    memory,
+    one_death,
+    storm,
+)
 
 WORKLOADS = [
     PING_PONG,
     BURST_OF_EJECTS,
-    *(one_death(domains) for domains in (1, 10, 1000, 10_000)),
-    *(storm(domains) for domains in (10, 100, 1000, 10_000)),
+    one_death(1),
+    one_death(10, *HUBS, *EMBEDDED),
+    one_death(1000),
+    one_death(10_000, *EMBEDDED),
+    FEW_WAIT,
+    storm(10),
+    storm(100),
+    storm(1000, *HUBS, *EMBEDDED),
+    storm(1000, one_greenlet=True),
+    storm(10_000, *EMBEDDED),
+    storm(10_000, *EMBEDDED, one_greenlet=True),
     memory(10),
     memory(2010),
     IDLE,
     OPENING,
 ]
-SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), memory(10), memory(2010), IDLE]
+SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), storm(1000, one_greenlet=True)]
+SHORT += [memory(10), memory(2010), IDLE]
 CANDIDATES = ["C", *CLIENTS]
 
 
@@ -43,16 +66,18 @@ def measure(
 ) -> Results:
     """Every candidate once a round, in turn, so that what slows the machine slows them all. Each round is kept."""
     results: Results = {}
-    with click.progressbar(length=rounds * len(workloads) * len(candidates), file=sys.stderr) as progress:
+    runs = [
+        (workload, candidate) for workload in workloads for candidate in candidates if candidate in workload.candidates
+    ]
+    with click.progressbar(length=rounds * len(runs), file=sys.stderr) as progress:
         for _ in range(rounds):
-            for workload in workloads:
-                for candidate in candidates:
-                    with bench.client(candidate, workload.kind, workload.domains, workload.per_byte) as run:
-                        figures = workload.drive(run)
-                    for figure, value in figures.items():
-                        measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
-                        measured.setdefault(figure, []).append(value)
-                    progress.update(1)
+            for workload, candidate in runs:
+                with bench.client(candidate, workload.kind, workload.domains, workload.per_byte) as run:
+                    figures = workload.drive(run)
+                for figure, value in figures.items():
+                    measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
+                    measured.setdefault(figure, []).append(value)
+                progress.update(1)
             keep(results)
     return results
 

@@ -3,162 +3,27 @@
 
 Each does what native/client.c does: it enables an evgen for each of the domains, says "ready", writes a byte to the
 host's `ack` for every so many events, and answers each line of its standard input with what it has used. But where C
-has a callback, each domain here has whatever the candidate's users would have: a greenlet that is parked, mostly.
+has a callback, here is whatever the candidate's users would have: mostly a parked greenlet for each domain.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import os
-import resource
-import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
-TICK = 0.001
-
-
-class Job:
-    """What is to be done, and the count of what was."""
-
-    def __init__(self, directory: str, workload: str, domains: int, per_byte: int) -> None:
-        self.directory = Path(directory)
-        self.workload = workload
-        self.domids = range(1, domains + 1)
-        self.acknowledge: Callable[[], object] = lambda: None
-        self.pause = 0.0
-        """The longest that the ticker has been late, in seconds. All of these are since the last report."""
-        self.worked = 0.0
-        """The most that this thread has worked between two ticks: a pause without what other processes have taken."""
-        self.call = 0.0
-        """The longest call of libxl's."""
-        self.call_worked = 0.0
-        """The most that this thread has worked in one."""
-        self.shares: list[float] = []
-        """For each event, how long after libxl's call had returned it reached the application."""
-        self.opened = 0.0
-        self._due = 0.0
-        self._worked_by_then = 0.0
-        self._returned = 0.0
-        self._per_byte = per_byte
-        self._counted = 0
-
-    def connect(self) -> None:
-        """Count for the host."""
-        ack = socket.socket(socket.AF_UNIX)
-        ack.connect(str(self.directory / "ack"))
-        fd = ack.detach()
-        self.acknowledge = lambda: os.write(fd, b"x")
-
-    def enable(self, source: Any, domid: int) -> Any:
-        """An evgen of this workload's on a Context or an engine."""
-        if self.workload == "eject":
-            return source.evenable_disk_eject(domid, "xvda", domid)
-        return source.evenable_domain_death(domid, domid)
-
-    def event(self, event: object = None) -> None:
-        """An event has reached the application."""
-        if self._returned and self._per_byte == 1:
-            self.shares.append(time.perf_counter() - self._returned)
-        self._counted += 1
-        if self._counted == self._per_byte:
-            self._counted = 0
-            self.acknowledge()
-
-    def observe(self) -> None:
-        """Tick from now on, and note how long libxl takes when it is told of an fd, which is when it finds events."""
-        import gevent
-
-        from gxl.engines.libxl import LibxlEngine
-
-        call = LibxlEngine.osevent_occurred_fd
-
-        def timed(*args: Any) -> None:
-            began, worked = time.perf_counter(), time.thread_time()
-            try:
-                call(*args)
-            finally:
-                self.call_worked = max(self.call_worked, time.thread_time() - worked)
-                self._returned = time.perf_counter()
-                self.call = max(self.call, self._returned - began)
-
-        LibxlEngine.osevent_occurred_fd = timed  # type: ignore[assignment, method-assign]
-        gevent.spawn(self._tick)
-
-    def _tick(self) -> None:
-        """What another greenlet sees of the hub: for how long after its time it can't go on."""
-        import gevent
-
-        while True:
-            self._due, self._worked_by_then = time.perf_counter() + TICK, time.thread_time()
-            gevent.sleep(TICK)
-            self.pause = max(self.pause, time.perf_counter() - self._due)
-            self.worked = max(self.worked, time.thread_time() - self._worked_by_then)
-
-    def excuse(self) -> None:
-        """What has kept the ticker waiting until now is not the client's doing: this process has been the host."""
-        self._due, self._worked_by_then = max(self._due, time.perf_counter()), time.thread_time()
-
-    def report(self) -> None:
-        """What was used so far, and what was measured since the last report."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        used = {
-            "rss_kib": pages * os.sysconf("SC_PAGESIZE") // 1024,
-            "switches": usage.ru_nvcsw,
-            "fds": len(os.listdir("/proc/self/fd")),
-            "threads": len(os.listdir("/proc/self/task")),
-            "timers": sum(type(thing).__name__ == "timer" for thing in gc.get_objects()),
-            "pause": self.pause,
-            "worked": self.worked,
-            "call": self.call,
-            "call_worked": self.call_worked,
-            "share": median(self.shares) if self.shares else 0.0,
-            "opened": self.opened,
-        }
-        self.pause = self.worked = self.call = self.call_worked = 0.0
-        self.shares.clear()
-        self.excuse()  # from this report, which has taken some time itself
-        say(json.dumps(used))
-
-
-def ready() -> None:
-    """All is as in a program that has run for long: what it keeps is not new to the garbage collector."""
-    gc.collect()
-    say("ready")
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def answer(lines: Iterable[str], job: Job) -> None:
-    """In a thread of its own, where there is no loop to read standard input."""
-    for _ in lines:
-        job.report()
-    os._exit(0)
-
-
-def _timed(job: Job, make: Callable[..., Any], *args: object) -> Any:
-    """What is made, by a call whose time is noted."""
-    began = time.perf_counter()
-    made = make(*args)
-    job.opened = time.perf_counter() - began
-    return made
+from benchmarks.job import TICK, Job, ready, say, serve
 
 
 def _park(job: Job, ctx: Any) -> None:
-    """A greenlet for each domain."""
+    """A greenlet for each domain, or one for all."""
     import gevent
 
-    armed = []
+    armed: list[Any] = []
 
     def wait(domid: int) -> None:
         armed.append(job.enable(ctx, domid))
@@ -166,35 +31,42 @@ def _park(job: Job, ctx: Any) -> None:
         while True:
             event(event_wait(domid=domid))
 
-    for domid in job.domids:
-        gevent.spawn(wait, domid)
+    def wait_for_all() -> None:
+        event_wait, event = ctx.event_wait, job.event
+        while True:
+            event(event_wait())
+
+    if job.one_greenlet:
+        armed += [job.enable(ctx, domid) for domid in job.domids]
+        gevent.spawn(wait_for_all)
+    else:
+        armed += [job.enable(ctx, domid) for domid in job.domids if domid not in job.awaited]
+        for domid in job.awaited:
+            gevent.spawn(wait, domid)
+    gevent.sleep(0)
     while len(armed) < len(job.domids):
         gevent.sleep(0)
+    # Each domain's name was asked for when it was first watched. This waits until all are known.
+    ctx.list_domain()
 
 
-def _serve(job: Job, act: Callable[[str], object]) -> None:
-    """Under gevent: carry out standard input's lines, to its end."""
-    from gevent.fileobject import FileObjectPosix
+def _timed_engine(timed: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
+    from gxl.engines.libxl import LibxlEngine
 
-    ready()
-    for line in FileObjectPosix(os.dup(0), "r"):
-        if line == "observe\n":
-            job.observe()
-            say("observes")
-        else:
-            act(line)
-    os._exit(0)
+    LibxlEngine.osevent_occurred_fd = timed(LibxlEngine.osevent_occurred_fd)  # type: ignore[method-assign, assignment]
 
 
 def libxl_gevent(job: Job) -> None:
     import gxl
 
     job.connect()
-    _park(job, _timed(job, gxl.Context, "libxl", "gevent"))
-    _serve(job, lambda line: job.report())
+    _park(job, job.opening(gxl.Context, "libxl", "gevent"))
+    job.timed_call = _timed_engine
+    serve(job)
 
 
 def libxl_asyncio(job: Job) -> None:
+    """A callback, as in C."""
     import asyncio
 
     from zope.interface import implementer
@@ -208,19 +80,28 @@ def libxl_asyncio(job: Job) -> None:
         event_occurs = staticmethod(job.event)
         disaster = None
 
+    async def tick() -> None:
+        while True:
+            job.tick()
+            await asyncio.sleep(TICK)
+            job.ticked()
+
     async def main() -> None:
-        ctx = _timed(job, gxl.Context, "libxl", "asyncio")
+        loop = asyncio.get_running_loop()
+        ctx = job.opening(gxl.Context, "libxl", "asyncio")
         ctx.event_register_callbacks(Hooks())
         armed = [job.enable(ctx, domid) for domid in job.domids]
         ended = asyncio.Event()
+        ticking: list[asyncio.Task[None]] = []
 
         def line() -> None:
-            if os.read(0, 4096):
-                job.report()
+            if lines := os.read(0, 4096).decode().splitlines():
+                job.answer(lines[0], lambda: ticking.append(loop.create_task(tick())))
             else:
                 ended.set()
 
-        asyncio.get_running_loop().add_reader(0, line)
+        loop.add_reader(0, line)
+        job.timed_call = _timed_engine
         ready()
         await ended.wait()
         del armed
@@ -231,28 +112,45 @@ def libxl_asyncio(job: Job) -> None:
 
 
 def libxl_poll(job: Job) -> None:
+    """Without a loop: a thread that waits. What ticks is another thread."""
     import gxl
 
     job.connect()
-    ctx = _timed(job, gxl.Context, "libxl", "poll")
+    ctx = job.opening(gxl.Context, "libxl", "poll")
     armed = [job.enable(ctx, domid) for domid in job.domids]
-    threading.Thread(target=answer, args=(sys.stdin, job), daemon=True).start()
+
+    def tick() -> None:
+        while True:
+            job.tick()
+            time.sleep(TICK)
+            job.ticked()
+
+    def answer() -> None:
+        for line in sys.stdin:
+            job.answer(line.strip(), threading.Thread(target=tick, daemon=True).start)
+        os._exit(0)
+
+    threading.Thread(target=answer, daemon=True).start()
     ready()
     while armed:
         job.event(ctx.event_wait())
 
 
 def _parked_on_queues(job: Job) -> Callable[[Any], None]:
-    """What those who have no gxl do: a greenlet for each domain, on a queue of its own."""
+    """What those who have no gxl do: a greenlet for each domain, or one for all, each on a queue of its own."""
     import gevent
     from gevent.queue import SimpleQueue
-
-    queues: dict[int, SimpleQueue[Any]] = {domid: SimpleQueue() for domid in job.domids}
 
     def wait(queue: SimpleQueue[Any]) -> None:
         while True:
             job.event(queue.get())
 
+    if job.one_greenlet:
+        only: SimpleQueue[Any] = SimpleQueue()
+        gevent.spawn(wait, only)
+        gevent.sleep(0)
+        return only.put
+    queues: dict[int, SimpleQueue[Any]] = {domid: SimpleQueue() for domid in job.domids}
     for queue in queues.values():
         gevent.spawn(wait, queue)
     gevent.sleep(0)
@@ -266,9 +164,10 @@ def threadpool(job: Job) -> None:
     from gxl.engines.libxl import LibxlEngine
 
     job.connect()
-    engine = _timed(job, LibxlEngine)
+    engine = job.opening(LibxlEngine)
     armed = [job.enable(engine, domid) for domid in job.domids]
-    deliver = _parked_on_queues(job)
+    # One greenlet for all of them can be the one that asks.
+    deliver = job.event if job.one_greenlet else _parked_on_queues(job)
 
     def pump() -> None:
         apply = gevent.get_hub().threadpool.apply
@@ -276,7 +175,7 @@ def threadpool(job: Job) -> None:
             deliver(apply(engine.event_wait))
 
     gevent.spawn(pump)
-    _serve(job, lambda line: job.report())
+    serve(job)
 
 
 def native_thread(job: Job) -> None:
@@ -286,7 +185,7 @@ def native_thread(job: Job) -> None:
     from gxl.engines.libxl import LibxlEngine
 
     job.connect()
-    engine = _timed(job, LibxlEngine)
+    engine = job.opening(LibxlEngine)
     armed = [job.enable(engine, domid) for domid in job.domids]
     deliver = _parked_on_queues(job)
     arrived: deque[Any] = deque()
@@ -303,7 +202,14 @@ def native_thread(job: Job) -> None:
 
     awake.start(hand_over)
     threading.Thread(target=pump, daemon=True).start()
-    _serve(job, lambda line: job.report())
+    serve(job)
+
+
+def bare(job: Job) -> None:
+    """No gxl."""
+    from benchmarks import bare
+
+    bare.run(job)
 
 
 def embedded(job: Job) -> None:
@@ -312,15 +218,14 @@ def embedded(job: Job) -> None:
     from gevent.event import Event as Flag
 
     import gxl
+    from gxl.engines.embedded import EmbeddedEngine
 
     host = gxl.SimHost()
     for domid in job.domids:
         host.create_domain(domid=domid)
-        if job.workload == "eject":
+        if job.kind == "eject":
             host.add_disk(domid, "xvda")
-    from gxl.engines.embedded import EmbeddedEngine
-
-    ctx = _timed(job, lambda: gxl.Context(EmbeddedEngine(host), "gevent"))
+    ctx = job.opening(lambda: gxl.Context(EmbeddedEngine(host), "gevent"))
     acknowledged = Flag()
     job.acknowledge = acknowledged.set
     _park(job, ctx)
@@ -336,11 +241,10 @@ def embedded(job: Job) -> None:
         acknowledged.wait()
         return time.perf_counter_ns() - began
 
-    def act(line: str) -> None:
+    def act(line: str) -> bool:
         words = line.split()
         if len(words) != 3:
-            job.report()
-            return
+            return False
         what, a, b = words[0], int(words[1]), int(words[2])
         if what == "eject":
             times = [strike(lambda domid: host.eject_disk(domid, "xvda"), 1, b) for _ in range(a)]
@@ -349,19 +253,18 @@ def embedded(job: Job) -> None:
         else:
             times = [strike(host.mark_dying, a, b)]
         say(" ".join(map(str, times)))
+        return True
 
-    gevent.spawn(_serve, job, act).join()
+    gevent.spawn(serve, job, act).join()
 
-
-OBSERVED = ("gxl", "threadpool", "thread", "embedded")
-"""Those that have a greenlet to tick."""
 
 CLIENTS: dict[str, Callable[[Job], None]] = {
     "gxl": libxl_gevent,
-    "gxl-asyncio": libxl_asyncio,
-    "gxl-poll": libxl_poll,
+    "bare": bare,
     "threadpool": threadpool,
     "thread": native_thread,
+    "gxl-asyncio": libxl_asyncio,
+    "gxl-poll": libxl_poll,
     "embedded": embedded,
 }
 

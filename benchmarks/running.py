@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clients import OBSERVED
-
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 
@@ -117,7 +115,7 @@ class Bench:
         self._host.ask(f"domains {domains}")
         client = Process(self.command_of(candidate, kind, domains, per_byte), self.cpus[1], self._environment)
         try:
-            yield Run(client, client if candidate == "embedded" else self._host, domains, candidate in OBSERVED)
+            yield Run(client, client if candidate == "embedded" else self._host, domains, candidate)
         finally:
             client.stop()
 
@@ -148,22 +146,27 @@ class Bench:
 class Run:
     """One client under way, and the host that drives it."""
 
-    def __init__(self, client: Process, host: Process, domains: int, observed: bool) -> None:
+    def __init__(self, client: Process, host: Process, domains: int, candidate: str) -> None:
         self._client = client
         self._host = host
-        self._observed = observed
         self.domains = domains
+        self.candidate = candidate
 
     def command(self, line: str) -> list[int]:
         """Make something happen; how long each round took, in nanoseconds."""
         return [int(nanoseconds) for nanoseconds in self._host.ask(line).split()]
 
     def observe(self) -> bool:
-        """From now on the client notes its hub's pauses and libxl's calls, which takes its time. False: it can't."""
-        if self._observed:
-            self._client.ask("observe")
-            self.report()
-        return self._observed
+        """From now on the client notes its loop's pauses and libxl's calls, which takes its time. False: it can't."""
+        if self.candidate == "C":
+            return False
+        self._client.ask("observe")
+        self.report()
+        return True
+
+    def count(self) -> None:
+        """From now on the client counts what functions are called for an event, and takes much longer for it."""
+        self._client.ask("count")
 
     def report(self) -> dict[str, Any]:
         """What the client has used."""

@@ -11,6 +11,16 @@ from typing import NamedTuple
 from benchmarks.running import Run
 
 Figures = dict[str, float]
+
+# Who is measured where. Whoever has nothing new to say is left out, or a run would take an hour.
+#
+# What gxl is measured by, in everything that is timed: what libxl needs, what Python needs, and what programs do today.
+MAIN = ("C", "bare", "gxl", "threadpool", "thread")
+# Other hubs have another loop and nothing else: an event by itself and a thousand at once show that.
+HUBS = ("gxl-asyncio", "gxl-poll")
+# Another engine has no libxl, and its host in the same process: what is asked of it is that it stays flat.
+EMBEDDED = ("embedded",)
+
 # The figures beside a workload's own.
 ABOUT = {
     "pause": "longest pause, us",
@@ -19,11 +29,12 @@ ABOUT = {
     "beyond": "pause beyond that call, us",
     "worked_beyond": "work beyond that call, us",
     "share": "from libxl's return to the application, us",
+    "calls": "functions called meanwhile",
     "fds": "fds",
     "threads": "threads",
     "timers": "timers",
 }
-IDLE_SECONDS = 2.0
+IDLE_SECONDS = 1.0
 BURST = 200
 
 
@@ -36,6 +47,7 @@ class Workload(NamedTuple):
     per_byte: int
     drive: Callable[[Run], Figures]
     unit: str
+    candidates: tuple[str, ...]
 
 
 def _observed(run: Run, act: Callable[[], object]) -> Figures:
@@ -60,13 +72,21 @@ def _burst(run: Run) -> Figures:
 
 
 def _one_death(run: Run) -> Figures:
-    first, second = range(1, min(run.domains, 5) + 1), range(6, min(run.domains, 10) + 1)
-    times = [run.command(f"death {domid} 1")[0] for domid in first]
+    def deaths(*domids: int) -> list[int]:
+        return [run.command(f"death {domid} 1")[0] for domid in domids if domid <= run.domains]
+
+    times = deaths(*range(1, 6))
     # The first finds caches cold, and a process of one domain has no other.
     figures = {"": median(times[1:] or times) / 1e3}
-    return (
-        figures | _observed(run, lambda: [run.command(f"death {domid} 1") for domid in second]) if second else figures
-    )
+    if run.domains < 10:
+        return figures
+    figures |= _observed(run, lambda: deaths(*range(6, 10)))
+    if "share" in figures:
+        run.count()
+        run.command("shutdown 10 1")
+        deaths(10)
+        figures["calls"] = run.report()["calls"]
+    return figures
 
 
 def _storm(run: Run) -> Figures:
@@ -76,7 +96,8 @@ def _storm(run: Run) -> Figures:
     if observed:
         report = run.report()
         figures |= {"pause": report["pause"] * 1e6, "worked": report["worked"] * 1e6}
-        if report["call"]:
+        # Without slices there is nothing to compare.
+        if report["call"] and run.candidate.startswith("gxl"):
             figures |= {
                 "call": report["call"] * 1e6,
                 "beyond": (report["pause"] - report["call"]) * 1e6,
@@ -104,20 +125,23 @@ def _opening(run: Run) -> Figures:
     return {"": opened * 1e3} if opened else {}
 
 
-def storm(domains: int) -> Workload:
-    return Workload(f"storm of {domains}", "death", domains, domains, _storm, "us an event")
+def storm(domains: int, *others: str, one_greenlet: bool = False) -> Workload:
+    """All of them shut down at once, and then die at once. What a callback does in C, a greenlet each does, or one."""
+    by, kind = (", one greenlet", "death/one") if one_greenlet else ("", "death")
+    return Workload(f"storm of {domains}{by}", kind, domains, domains, _storm, "us an event", (*MAIN, *others))
 
 
-def one_death(domains: int) -> Workload:
-    return Workload(f"a death among {domains}", "death", domains, 1, _one_death, "us")
+def one_death(domains: int, *others: str) -> Workload:
+    return Workload(f"a death among {domains}", "death", domains, 1, _one_death, "us", (*MAIN, *others))
 
 
-PING_PONG = Workload("eject ping-pong", "eject", 1, 1, _ping_pong, "us")
-BURST_OF_EJECTS = Workload(f"burst of {BURST} ejects", "eject", BURST, BURST, _burst, "us an event")
-IDLE = Workload("idle", "death", 10, 1, _idle, "wake-ups a second")
-
-OPENING = Workload("opening a Context", "death", 1, 1, _opening, "ms")
+PING_PONG = Workload("eject ping-pong", "eject", 1, 1, _ping_pong, "us", (*MAIN, *HUBS, *EMBEDDED))
+BURST_OF_EJECTS = Workload(f"burst of {BURST} ejects", "eject", BURST, BURST, _burst, "us an event", (*MAIN, *HUBS))
+# What differs from one death among 10,000 is how many greenlets there are, and not how long libxl takes.
+FEW_WAIT = Workload("a death among 10000, 10 wait", "death/ten", 10_000, 1, _one_death, "us", ("bare", "gxl"))
+IDLE = Workload("idle", "death", 10, 1, _idle, "wake-ups a second", ("C", *MAIN[2:], *HUBS, *EMBEDDED))
+OPENING = Workload("opening a Context", "death", 1, 1, _opening, "ms", ("gxl", *HUBS, *EMBEDDED))
 
 
 def memory(domains: int) -> Workload:
-    return Workload(f"memory at {domains}", "death", domains, 1, _memory, "KiB")
+    return Workload(f"memory at {domains}", "death", domains, 1, _memory, "KiB", MAIN)
