@@ -39,7 +39,7 @@ class Job:
         self.pause = 0.0
         """The longest that the ticker has been late, in seconds. All of these are since the last report."""
         self.worked = 0.0
-        """The most that this thread has worked between two ticks: a pause without what other processes have taken."""
+        """The longest that this thread has worked while the ticker was late, without what other processes have taken."""
         self.call = 0.0
         """The longest call of libxl's."""
         self.call_worked = 0.0
@@ -126,8 +126,10 @@ class Job:
 
     def ticked(self) -> None:
         """It goes on. For how long after its time could it not? That is what others than gxl see of the loop."""
-        self.pause = max(self.pause, time.perf_counter() - self._due)
-        self.worked = max(self.worked, time.thread_time() - self._worked_by_then)
+        late = time.perf_counter() - self._due
+        self.pause = max(self.pause, late)
+        # Some of the work may have been done before the ticker was late, but not more than it is late after that.
+        self.worked = max(self.worked, min(late, time.thread_time() - self._worked_by_then))
 
     def excuse(self) -> None:
         """What has kept the ticker waiting until now is not the client's doing: this process has been the host."""

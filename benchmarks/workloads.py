@@ -24,10 +24,10 @@ EMBEDDED = ("embedded",)
 # The figures beside a workload's own.
 ABOUT = {
     "pause": "longest pause, us",
-    "worked": "most work between two ticks, us",
+    "worked": "of it at work, us",
     "call": "libxl's longest call, us",
     "beyond": "pause beyond that call, us",
-    "worked_beyond": "work beyond that call, us",
+    "worked_beyond": "of it at work beyond that call, us",
     "share": "from libxl's return to the application, us",
     "calls": "functions called meanwhile",
     "fds": "fds",
