@@ -39,7 +39,7 @@ class Job:
         self.pause = 0.0
         """The longest that the ticker has been late, in seconds. All of these are since the last report."""
         self.worked = 0.0
-        """The longest that this thread has worked while the ticker was late, without what other processes have taken."""
+        """The longest that this thread has worked while the ticker was late: what other processes took is left out."""
         self.call = 0.0
         """The longest call of libxl's."""
         self.call_worked = 0.0
