@@ -38,6 +38,8 @@ def _park(job: Job, ctx: Any) -> None:
 
     if job.one_greenlet:
         armed += [job.enable(ctx, domid) for domid in job.domids]
+        # gxl has asked for each domain's name, and the loop has not turned since: this waits until all are known.
+        ctx.list_domain()
         gevent.spawn(wait_for_all)
     else:
         armed += [job.enable(ctx, domid) for domid in job.domids if domid not in job.awaited]
@@ -46,8 +48,6 @@ def _park(job: Job, ctx: Any) -> None:
     gevent.sleep(0)
     while len(armed) < len(job.domids):
         gevent.sleep(0)
-    # Each domain's name was asked for when it was first watched. This waits until all are known.
-    ctx.list_domain()
 
 
 def _timed_engine(timed: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
