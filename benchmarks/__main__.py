@@ -11,19 +11,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 
-from benchmarks import goals
+from benchmarks import goals, tables
 from benchmarks.clients import CLIENTS
-from benchmarks.goals import Results, ratio
+from benchmarks.goals import Results
 from benchmarks.plot import draw
 from benchmarks.running import TOP, Bench, Failed
 from benchmarks.workloads import (
-    ABOUT,
     BURST_OF_EJECTS,
     EMBEDDED,
     FEW_WAIT,
@@ -58,7 +58,9 @@ WORKLOADS = [
 ]
 SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), storm(1000, one_greenlet=True)]
 SHORT += [memory(10), memory(2010), IDLE]
+UNITS = {workload.name: workload.unit for workload in WORKLOADS}
 CANDIDATES = ["C", *CLIENTS]
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def measure(
@@ -95,41 +97,17 @@ def costs(rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def table(results: Results, candidates: list[str]) -> str:
-    """Medians, with the least and the most, and the median of the ratios to C within each round."""
-    lines = ["| workload | candidate | median | least – most | to C |", "|---|---|--:|--:|--:|"]
-    units = {workload.name: workload.unit for workload in WORKLOADS}
-    for workload, by_candidate in results.items():
-        for candidate in candidates:
-            for figure, values in by_candidate.get(candidate, {}).items():
-                among = ratio(results, workload, candidate, "C", figure)
-                name = f"{workload}: {ABOUT[figure]}" if figure else f"{workload}, {units[workload]}"
-                to_c = f"{among:.2f}" if among is not None and candidate != "C" else ""
-                span = f"{min(values):.4g} – {max(values):.4g}"
-                lines.append(f"| {name} | {candidate} | {median(values):.4g} | {span} | {to_c} |")
-    return "\n".join(lines)
+def machine() -> dict[str, str]:
+    """Where it is measured."""
+    from gxl.engines.libxl.loading import load
 
-
-def calls_table(calls: goals.Calls) -> str:
-    """System calls an eject, by name, the commonest first."""
-    names = sorted({name for found in calls.values() for name, count in found.items() if count >= 0.05})
-    names.sort(key=lambda name: -max(found.get(name, 0) for found in calls.values()))
-    lines = ["| system calls an eject | " + " | ".join(calls) + " |", "|---|" + "--:|" * len(calls)]
-    rows = {"all but futex": {name: goals.in_all(found) for name, found in calls.items()}}
-    rows |= {name: {candidate: found.get(name, 0) for candidate, found in calls.items()} for name in names}
-    lines += [
-        f"| {name} | " + " | ".join(f"{count:.1f}" for count in row.values()) + " |" for name, row in rows.items()
-    ]
-    return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured."""
     return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load average": os.getloadavg()[0],
+        "CPython": platform.python_version(),
+        "gevent": version("gevent"),
+        "cffi": version("cffi"),
+        "libxenlight": load().version,
+        "Linux": platform.release(),
+        "CPUs": str(os.cpu_count()),
     }
 
 
@@ -137,17 +115,19 @@ def machine() -> dict[str, Any]:
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="How often each is measured.")
 @click.option("--only", "wanted", multiple=True, metavar="TEXT", help="Only workloads whose names contain TEXT.")
 @click.option("--candidate", "candidates", multiple=True, type=click.Choice(CANDIDATES), help="Only these, and C.")
-@click.option(
-    "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there, after each round."
-)
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios to C there, as SVG.")
+@click.option("--json", "path", type=_FILE, help="Write all figures there, after each round.")
+@click.option("--from", "earlier", type=_FILE, help="Measure nothing: the figures are there, from an earlier --json.")
+@click.option("--plot", type=_FILE, help="Draw the ratios to C there, as SVG.")
+@click.option("--page", type=_FILE, help="Put the tables into this page, in the place of those that it shows.")
 @click.option("--short", is_flag=True, help="A few workloads, once, C, gxl and a thread; fail if gxl is grossly slow.")
 def main(
     rounds: int,
     wanted: tuple[str, ...],
     candidates: tuple[str, ...],
     path: Path | None,
+    earlier: Path | None,
     plot: Path | None,
+    page: Path | None,
     short: bool,
 ) -> None:
     """Measure gxl against a C program on the same libxenlight, and against libxl_event_wait in threads.
@@ -171,34 +151,44 @@ def main(
         )
     chosen = ["C", *(name for name in CANDIDATES[1:] if name in candidates or not candidates)]
     try:
-        with tempfile.TemporaryDirectory(prefix="gxl-bench-") as directory:
-            bench = Bench(Path(directory))
-            imported = costs(rounds)
-            calls = {name: bench.system_calls(name) for name in chosen if name != "embedded"}
-
-            def keep(results: Results) -> None:
-                if path is not None:
-                    everything = {"machine": machine(), "results": results, "calls": calls, "costs": imported}
-                    path.write_text(json.dumps(everything, indent=1) + "\n")
-
-            results = measure(bench, workloads, chosen, rounds, keep)
-            found = goals.outcomes(results, calls)
-            if short and any(outcome.broken for outcome in found):
-                # Something else may have had the machine for a moment. What is broken, is so again.
-                results = measure(bench, workloads, chosen, rounds, keep)
-                found = goals.outcomes(results, calls)
-            bench.stop()
+        told = json.loads(earlier.read_text()) if earlier else run(workloads, chosen, rounds, path, short)
+        found = goals.outcomes(told["results"], told["calls"])
+        print(tables.everything(told["results"], chosen, UNITS))
+        print(f"\n{tables.system_calls(told['calls'])}")
+        print(f"\nimport gxl: {median(told['costs']['import gxl']):.0f} ms")
+        print(f"\n{tables.grossly_slow(found) if short else tables.goals_met(found)}")
+        if plot is not None:
+            plot.write_text(draw(told["results"]))
+        if page is not None:
+            page.write_text(tables.filled(page.read_text(), tables.for_the_page(told, UNITS)))
     except Failed as error:
         raise click.ClickException(str(error)) from None
-    print(table(results, chosen))
-    print(f"\n{calls_table(calls)}")
-    print(f"\nimport gxl: {median(imported['import gxl']):.0f} ms")
-    print(f"\n{goals.table(found, gross=short)}")
-    if plot is not None:
-        plot.write_text(draw(results))
     broken = [outcome.goal.about for outcome in found if outcome.broken]
     if short and broken:
         raise click.ClickException(f"grossly slow: {'; '.join(broken)}")
+
+
+def run(workloads: list[Workload], chosen: list[str], rounds: int, path: Path | None, short: bool) -> dict[str, Any]:
+    """Measure, and return all figures, as `path` has them."""
+    with tempfile.TemporaryDirectory(prefix="gxl-bench-") as directory:
+        bench = Bench(Path(directory))
+        told: dict[str, Any] = {"machine": machine(), "costs": costs(rounds)}
+        told["calls"] = {name: bench.system_calls(name) for name in chosen if name != "embedded"}
+        loads = [os.getloadavg()[0]]
+
+        def keep(results: Results) -> None:
+            told["results"] = results
+            loads.append(os.getloadavg()[0])
+            told["machine"]["load"] = f"{min(loads):.1f} to {max(loads):.1f}"
+            if path is not None:
+                path.write_text(json.dumps(told, indent=1) + "\n")
+
+        results = measure(bench, workloads, chosen, rounds, keep)
+        if short and any(outcome.broken for outcome in goals.outcomes(results, told["calls"])):
+            # Something else may have had the machine for a moment. What is broken, is so again.
+            measure(bench, workloads, chosen, rounds, keep)
+        bench.stop()
+    return told
 
 
 if __name__ == "__main__":
