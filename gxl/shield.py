@@ -16,11 +16,11 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import get_native_id
 from typing import Self
 
-from gxl import forking
+from gxl import compiled, forking
 
 # Those that tell of a fault can't wait; and SIGCHLD's handler may be an engine's, or the loop's, and raises nothing.
 _FREE = {
@@ -29,8 +29,45 @@ _FREE = {
 }
 _HELD = tuple(int(number) for number in signal.valid_signals() - _FREE)
 
-# The shield that holds them now: those inside it have nothing to do.
-_outermost: Shield | None = None
+# What was blocked before, while somebody holds the others: those inside have nothing to do.
+_before: set[int] | None = None
+
+
+def _hold() -> bool:
+    global _before
+    # In other threads than the main one no handler runs.
+    if _before is not None or get_native_id() != forking.pid:
+        return False
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        _signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    except BaseException:  # the handler of one that had come
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    _before = before
+    return True
+
+
+def _let_go() -> None:
+    global _before
+    before, _before = _before, None
+    if before is not None:
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _held_from() -> Iterable[int] | None:
+    return _before
+
+
+hold: Callable[[], bool] = _hold
+"""Hold signals, as a Shield does. Whether the caller has to let_go()."""
+let_go: Callable[[], None] = _let_go
+"""Let them come, and those that have come be handled."""
+held_from: Callable[[], Iterable[int] | None] = _held_from
+"""What was blocked before, while somebody holds the others."""
+if compiled.part is not None:
+    compiled.part.to_be_held(_HELD)
+    hold, let_go, held_from = compiled.part.hold, compiled.part.let_go, compiled.part.held_from
 
 
 class Shield:
@@ -39,31 +76,19 @@ class Shield:
     Not to be held while greenlets switch: another one's would be in the way.
     """
 
-    __slots__ = ("_mask",)
+    __slots__ = ("_holds",)
 
     def __init__(self) -> None:
-        # What was blocked before, while this holds the others.
-        self._mask: set[int] | None = None
+        self._holds = False
 
     def __enter__(self) -> Self:
-        global _outermost
-        # In other threads than the main one no handler runs.
-        if _outermost is None and get_native_id() == forking.pid:
-            before = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
-            try:
-                _signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-                _outermost, self._mask = self, before
-            except BaseException:  # the handler of one that had come
-                _signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                raise
+        self._holds = hold()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        global _outermost
-        before, self._mask = self._mask, None
-        if before is not None:
-            _outermost = None
-            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        holds, self._holds = self._holds, False
+        if holds:
+            let_go()
 
     def lifted(self) -> Lifted:
         """For what takes its time, inside the block: it can be interrupted, and by what came before, too."""
@@ -72,7 +97,7 @@ class Shield:
 
 def unshielded(f: Callable[[], object]) -> Callable[[], None]:
     """`f`, for a new thread, which would have signals blocked as its maker has: and whatever it runs, too."""
-    before = None if _outermost is None else _outermost._mask
+    before = held_from()
 
     def run() -> None:
         if before is not None:
@@ -84,8 +109,7 @@ def unshielded(f: Callable[[], object]) -> Callable[[], None]:
 
 def take_off() -> None:
     """In a forked child, which is to take signals: end what its parent holds."""
-    if _outermost is not None:
-        _outermost.__exit__()
+    let_go()
 
 
 def _forked() -> None:

@@ -224,6 +224,14 @@ def test_doctor_in_json_says_the_same_to_programs() -> None:
     assert [part["name"] for part in report["hubs"] if part["chosen"]] == ["gevent"]
 
 
+def test_doctor_says_whether_the_compiled_part_is_in_use(require: Requirements) -> None:
+    require.module("gxl._compiled")
+    _, out, _ = ended(program("doctor", GXL_ENGINE="embedded"))
+    assert re.match(r"gxl [^,]+ \(compiled\), Python", out)
+    _, out, _ = ended(program("doctor", GXL_ENGINE="embedded", PURE_PYTHON="1"))
+    assert re.match(r"gxl [^,]+ \(plain\), Python", out)
+
+
 def test_doctor_names_the_library_that_it_found(served_host: tuple[RemoteHost, dict[str, str]]) -> None:
     _, variables = served_host
     status, out, _ = ended(program("doctor", GXL_ENGINE="libxl", **variables))

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Taking events off libxl in batches, as a Context does: in order, each once, whatever strikes meanwhile."""
+"""Taking events off libxl in batches, as a Context does: in order, each once, whatever strikes meanwhile.
+
+In Python, and in C.
+"""
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import sys
 from collections import deque
@@ -12,16 +16,55 @@ from typing import Any
 
 import pytest
 from libxl_pump import Hooks, pump, queued
+from requirements import Requirements
 from zope.interface.verify import verifyClass
 
+from gxl import compiled
+from gxl.arguments import devid
 from gxl.engines.libxl import LibxlEngine
-from gxl.engines.libxl.events import Events
+from gxl.engines.libxl.collecting import Collecting
 from gxl.errors import Disaster, MisuseError
-from gxl.events import DomainDeath, Event, EventType, OperationComplete
+from gxl.events import DiskEject, DomainDeath, Event, EventType, OperationComplete
 from gxl.interfaces import AsyncHow, ICollectedEngine
 from gxl.simhost.remote import RemoteHost
 
 pytest_plugins = ["libxl_fixtures"]
+
+
+@pytest.fixture(autouse=True, params=["plain", "compiled"])
+def form(request: pytest.FixtureRequest, require: Requirements, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two collects."""
+    form: str = request.param
+    if form == "plain":
+        monkeypatch.setattr(compiled, "part", None)
+    else:
+        require.module("gxl._compiled")
+    return form
+
+
+class Full(deque[Event]):
+    """Memory runs out as it takes its first event."""
+
+    full = True
+
+    def append(self, event: Event) -> None:
+        full, self.full = self.full, False
+        if full:
+            raise MemoryError
+        super().append(event)
+
+
+def broken(form: str, monkeypatch: pytest.MonkeyPatch) -> deque[Event]:
+    """Where the first event gets lost on its way to."""
+
+    def draft(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        raise MemoryError
+
+    if form == "compiled":
+        return Full()
+    monkeypatch.setattr(Collecting, "draft", draft)
+    return deque()
 
 
 def test_the_engine_provides_the_contract() -> None:
@@ -38,6 +81,40 @@ def test_a_batch_has_the_oldest_events_and_no_more_than_was_asked_for(
     assert [event.domid for event in events] == three_deaths
     assert all(isinstance(event, DomainDeath) for event in events)
     assert engine.event_check() is None
+
+
+def test_what_is_collected_says_what_event_check_would(engine: LibxlEngine, host: RemoteHost) -> None:
+    """Of each disk twice, for the second may be known from the first. One has no name, and one that is no text."""
+    domid = host.create_domain()
+    users = itertools.count(2**64 - 5)
+    host.add_disk(domid, "xvda")
+    host.write(f"/local/domain/{domid}/device/vbd/{devid('xvda')}/dev", b"xv\xff\n\xc3\xa9")
+    host.add_disk(domid, "xvdb")
+    for vdev in ("xvda", "xvdb", "xvdc"):
+        engine.evenable_disk_eject(domid, vdev, next(users))
+    host.add_disk(domid, "xvdc")
+    engine.evenable_domain_death(domid, next(users))
+    expected: list[Event] = []
+    for vdev in ("xvda", "xvdb", "xvdc") * 2:
+        host.eject_disk(domid, vdev)
+        expected = until(engine, len(expected) + 1)
+    host.shutdown_domain(domid, 255)
+    until(engine, 7)
+    host.destroy_domain(domid)
+    expected = until(engine, 8)
+    events: deque[Event] = deque()
+    while engine.event_collect(events, 3):
+        pass
+    assert [event.as_dict() for event in events] == [event.as_dict() for event in expected]
+    names = [event.vdev for event in events if isinstance(event, DiskEject)]
+    assert names == ["xv\\xff\né", "xvdb", "xvdc"] * 2
+
+
+def until(engine: LibxlEngine, count: int) -> list[Event]:
+    """What is in the queue once there are so many."""
+    while len(seen := queued(engine)) < count:
+        pump(engine)
+    return seen
 
 
 def test_an_operation_gives_notice_however_it_was_started(engine: LibxlEngine, host: RemoteHost) -> None:
@@ -83,7 +160,7 @@ def test_what_a_context_owns_others_can_not_collect(host: RemoteHost) -> None:
 
 
 def test_an_event_that_can_not_be_copied_is_a_disaster_and_the_next_still_comes(
-    engine: LibxlEngine, host: RemoteHost, monkeypatch: pytest.MonkeyPatch
+    engine: LibxlEngine, host: RemoteHost, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, str, int]] = []
     engine.event_register_callbacks(Hooks(0, lambda *disaster: told.append(disaster)))
@@ -95,13 +172,7 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_and_the_next_still_comes(
             host.destroy_domain(domid)
     while len(queued(engine)) < 2:
         pump(engine)
-    events: deque[Event] = deque()
-
-    def broken(*arguments: Any, **named: Any) -> Any:
-        monkeypatch.undo()
-        raise MemoryError
-
-    monkeypatch.setattr(Events, "draft", broken)
+    events = broken(form, monkeypatch)
     assert engine.event_collect(events, 10)
     assert not engine.event_collect(events, 10)
     assert [(kind, str(domids[0]) in message) for kind, message, _ in told] == [(EventType.DOMAIN_DEATH, True)]
@@ -110,14 +181,9 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_and_the_next_still_comes(
 
 
 def test_without_a_disaster_hook_the_loss_is_raised(
-    engine: LibxlEngine, three_deaths: list[int], monkeypatch: pytest.MonkeyPatch
+    engine: LibxlEngine, three_deaths: list[int], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: Any, **named: Any) -> Any:
-        monkeypatch.undo()
-        raise MemoryError
-
-    monkeypatch.setattr(Events, "draft", broken)
-    events: deque[Event] = deque()
+    events = broken(form, monkeypatch)
     with pytest.raises(Disaster, match=f"domain {three_deaths[0]} was lost"):
         engine.event_collect(events, 10)
     assert not engine.event_collect(events, 10)
@@ -132,7 +198,7 @@ def test_ctrl_c_loses_and_doubles_no_event_wherever_it_strikes(
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal passed
-        if frame.f_code.co_filename != sys.modules[Events.__module__].__file__:
+        if frame.f_code.co_filename != sys.modules[Collecting.__module__].__file__:
             return None
         # Python looks for signals where something was called or at a jump back, and so not between these two.
         if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "out[0] = null":

@@ -1,15 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a signal's handler would raise in the midst of, and must not."""
+"""What a signal's handler would raise in the midst of, and must not. In Python, and in C."""
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import signal
 from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
 
 import pytest
+from requirements import Requirements
 from worlds import in_native_thread
 
+from gxl import compiled, shield
 from gxl.shield import Shield
+
+OF_PYTHON = {name: getattr(shield, f"_{name}") for name in ("hold", "let_go", "held_from")}
+
+
+@pytest.fixture(autouse=True, params=["plain", "compiled"])
+def form(request: pytest.FixtureRequest, require: Requirements, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What holds the signals, Python or C."""
+    form: str = request.param
+    if form == "compiled":
+        require.module("gxl._compiled")
+    for name, in_python in OF_PYTHON.items():
+        monkeypatch.setattr(shield, name, in_python if form == "plain" else getattr(compiled.part, name))
+    return form
 
 
 @pytest.fixture
@@ -87,3 +106,38 @@ def test_in_another_thread_there_is_nothing_to_hold(handled: list[int]) -> None:
             assert signal.getsignal(signal.SIGUSR1) is handler
 
     in_native_thread(other)
+
+
+def comes_just_before_held() -> None:
+    """Hold the signals, with one that has come, in C, since Python has looked for the last time. May raise."""
+    come = partial(ctypes.pythonapi.PyErr_SetInterruptEx, signal.SIGUSR1)
+    held: list[object] = []
+    try:
+        held += map(operator.call, cast(tuple[Any, ...], (come, shield.hold)))
+    finally:
+        if True in held:
+            shield.let_go()
+
+
+def test_one_that_came_just_before_is_handled_before_the_block() -> None:
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(shield.held_from()))
+    comes_just_before_held()
+    signal.signal(signal.SIGUSR1, before)
+    assert seen == [None]
+
+
+def test_if_its_handler_raises_nothing_is_held() -> None:
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        comes_just_before_held()
+    signal.signal(signal.SIGUSR1, before)
+    assert shield.held_from() is None
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_what_was_blocked_before_stays_so_and_is_told() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    with Shield():
+        assert set(shield.held_from() or ()) == {*before, signal.SIGUSR2}
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, before) == {*before, signal.SIGUSR2}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gxl import engines, hubhooks
+from gxl import compiled, engines, hubhooks
 from gxl.cli.output import Output
 from gxl.cli.text import printable
 from gxl.cli.version import own_version
@@ -38,6 +38,7 @@ def doctor(as_json: bool) -> None:
 def _diagnosis() -> dict[str, Any]:
     report: dict[str, Any] = {
         "gxl": own_version(),
+        "form": compiled.form,
         "python": platform.python_version(),
         "system": platform.platform(),
         "engines": [found._asdict() for found in engines.survey()],
@@ -56,7 +57,7 @@ def _diagnosis() -> dict[str, Any]:
 
 
 def _in_words(report: dict[str, Any]) -> Iterator[str]:
-    yield f"gxl {report['gxl']}, Python {report['python']}, {report['system']}"
+    yield f"gxl {report['gxl']} ({report['form']}), Python {report['python']}, {report['system']}"
     for kind in ("engine", "hub"):
         for part in report[f"{kind}s"]:
             if part["chosen"]:

@@ -54,6 +54,8 @@ for _ in range(50):
 waiting = [gevent.spawn(ctx.event_wait, domid=32000), gevent.spawn(next, ctx.watch())]
 down = host.down()
 down.__enter__()
+# Else it would tell the host that it ends, or find it closed, as Python happens to collect its garbage.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(down))
 while not ctx.outage:
     gevent.sleep(0.001)
 if sys.argv[2] == "back":

@@ -14,6 +14,7 @@ from requirements import Requirements
 from worlds import World, outcome
 
 import gxl
+from gxl import compiled
 from gxl.simhost.remote import RemoteHost
 
 STARVED = """
@@ -78,10 +79,7 @@ def test_libxl_without_memory_ends_the_process_by_its_own_word_and_never_by_a_cr
 def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silently_lost(
     world: World, sealed: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if world.in_process:
-        place, name = "gxl.feeds.Feeds", "stamp"
-    else:
-        place, name = "gxl.engines.libxl.events.Events", "read"
+    monkeypatch.setattr(compiled, "part", None)  # what that does then, tests/test_libxl_collecting.py says
     ctx = world.open()
     domids = [world.host.create_domain() for _ in range(2)]
     for domid in domids:
@@ -91,7 +89,11 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silen
         waiting: list[Any] = [gevent.spawn(ctx.event_wait, domid=domids[0]), gevent.spawn(death.wait)]
         others = gevent.spawn(eject.wait)
         gevent.sleep(0)
-        _one_is_lost(world, monkeypatch, f"{place}.{name}", domids[0])
+        pump: Any = ctx._pump
+        if world.in_process:
+            _one_is_lost(world, monkeypatch, pump.feeds, "stamp", domids[0])
+        else:
+            _one_is_lost(world, monkeypatch, pump.reign.engine._ctx.collecting, "draft", domids[0])
         for waiter in waiting:
             lost = outcome(waiter)
             assert isinstance(lost, gxl.Disaster)
@@ -107,10 +109,10 @@ def test_an_event_that_can_not_be_copied_is_a_disaster_of_its_type_and_not_silen
     watcher.close()
 
 
-def _one_is_lost(world: World, monkeypatch: pytest.MonkeyPatch, where: str, domid: int) -> None:
+def _one_is_lost(world: World, monkeypatch: pytest.MonkeyPatch, where: Any, what: str, domid: int) -> None:
     def broken(*arguments: Any, **named: Any) -> Any:
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(where, broken)
+    monkeypatch.setattr(where, what, broken)
     world.host.destroy_domain(domid)

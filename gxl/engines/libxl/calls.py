@@ -14,7 +14,6 @@ from typing import Any
 
 from gxl.engines.libxl.loading import CData, ffi
 from gxl.errors import OSEventRegFail
-from gxl.shield import Shield
 
 HOOK = "an osevent hook"
 PREDICATE = "a predicate"
@@ -33,16 +32,16 @@ class Call:
 
     `inside` names the callback that is running in it. `raised` keeps what callbacks raised; `failed` the failures of
     osevent hooks that libxl has not been told of, with the hooks' names; `untimed` the timeouts among them. `told` is
-    the event that event_occurs was told of last, `freed` the one that was given back to libxl last. `shield` holds
-    signal handlers off, if there is one.
+    the event that event_occurs was told of last, `freed` the one that was given back to libxl last. `shielded`:
+    it holds signals off.
     """
 
-    __slots__ = ("failed", "freed", "inside", "outer", "raised", "shield", "thread", "told", "untimed")
+    __slots__ = ("failed", "freed", "inside", "outer", "raised", "shielded", "thread", "told", "untimed")
 
-    def __init__(self, thread: int, outer: Call | None, shield: Shield | None) -> None:
+    def __init__(self, thread: int, outer: Call | None, shielded: bool) -> None:
         self.thread = thread
         self.outer = outer
-        self.shield = shield
+        self.shielded = shielded
         self.inside: str | None = None
         self.raised: list[BaseException] = []
         self.failed: list[tuple[str, OSEventRegFail]] = []

@@ -19,8 +19,10 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import get_native_id
 from typing import Any
 
+from gxl import shield
 from gxl.engines.libxl.calls import DISASTER, LOCKED, Call, raise_all
 from gxl.engines.libxl.children import Children
+from gxl.engines.libxl.collecting import collecting
 from gxl.engines.libxl.events import Events
 from gxl.engines.libxl.evgens import Evgens
 from gxl.engines.libxl.loading import CData, Library, ffi, load, unavailable
@@ -30,7 +32,6 @@ from gxl.engines.libxl.osevents import OSEvents
 from gxl.engines.libxl.store import open_connections
 from gxl.errors import Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.forking import in_library_fork
-from gxl.shield import Shield
 
 
 class Ctx:
@@ -61,6 +62,7 @@ class Ctx:
         self.pointer: CData = self._alloc()
         self.handle: CData = ffi.new_handle(self)
         self.events = Events(self)
+        self.collecting = collecting(self)
         self.osevents = OSEvents(self)
         self.evgens = Evgens(self)
         self.operations = Operations(self)
@@ -139,7 +141,7 @@ class Ctx:
                 "engine call that led there has returned"
             )
         # A Context's hooks are quick. Others' may take their time, and Ctrl-C must reach them.
-        call = Call(thread, outer, Shield().__enter__() if self.claimed else None)
+        call = Call(thread, outer, self.claimed and shield.hold())
         if stale is not None:
             call.untimed, call.failed = stale.untimed, stale.failed
         self._calls[thread] = call
@@ -163,8 +165,8 @@ class Ctx:
                 self.wake_waiting()
             self.settle(call)
         finally:
-            if call.shield is not None:
-                call.shield.__exit__()
+            if call.shielded:
+                shield.let_go()
 
     def settle(self, call: Call) -> None:
         """What is due each time that C has returned."""

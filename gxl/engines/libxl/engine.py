@@ -13,8 +13,8 @@ from zope.interface import implementer
 from gxl.arguments import check_config, check_domid, check_fd, check_image, check_typemask, check_user, check_vdev
 from gxl.engines.libxl import building, info, polling, store
 from gxl.engines.libxl.calls import Call
+from gxl.engines.libxl.collecting import Lost
 from gxl.engines.libxl.ctx import Ctx
-from gxl.engines.libxl.events import Lost
 from gxl.engines.libxl.evgens import DiskEjectEvgen, DomainDeathEvgen
 from gxl.errors import Disaster, MisuseError
 from gxl.events import EVENTMASK_ALL, Event
@@ -113,7 +113,7 @@ class LibxlEngine:
         call = self._enter("event_notify")
         try:
             self._ctx.notice = notice
-            self._ctx.events.take_into(into, limit)
+            self._ctx.collecting.take_into(into, limit)
         finally:
             self._ctx.leave(call)
 
@@ -122,11 +122,11 @@ class LibxlEngine:
         if self._claimed or self._ctx.refusal is not None:
             self._ctx.leave(self._enter("event_collect", even_dead=True))
         try:
-            return self._ctx.events.collect(into, limit)
+            return self._ctx.collecting.collect(into, limit)
         except Lost as lost:
             call = self._enter("event_collect", even_dead=True)
             try:
-                self._ctx.events.tell_of(call, lost)
+                self._ctx.collecting.tell_of(call, lost)
             finally:
                 self._ctx.leave(call)
             return True
@@ -186,7 +186,7 @@ class LibxlEngine:
         call = self._enter("osevent_afterpoll")
         try:
             polling.afterpoll(self._ctx, fds, now)
-            self._ctx.events.found(call)
+            self._ctx.collecting.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -209,7 +209,7 @@ class LibxlEngine:
         call = self._enter("osevent_occurred_fd", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_fd(for_libxl, fd, events, revents)
-            self._ctx.events.found(call)
+            self._ctx.collecting.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -217,7 +217,7 @@ class LibxlEngine:
         call = self._enter("osevent_occurred_timeout", nested=False, even_dead=True)
         try:
             self._ctx.osevents.occurred_timeout(for_libxl)
-            self._ctx.events.found(call)
+            self._ctx.collecting.found(call)
         finally:
             self._ctx.leave(call)
 
@@ -234,7 +234,7 @@ class LibxlEngine:
         call = self._enter("childproc_reaped", even_dead=True)
         try:
             known = self._ctx.children.reaped(pid, status)
-            self._ctx.events.found(call)
+            self._ctx.collecting.found(call)
             return known
         finally:
             self._ctx.leave(call)
@@ -243,7 +243,7 @@ class LibxlEngine:
         call = self._enter("childproc_sigchld_occurred")
         try:
             self._ctx.children.sigchld_occurred()
-            self._ctx.events.found(call)
+            self._ctx.collecting.found(call)
         finally:
             self._ctx.leave(call)
 

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from gxl.arguments import check_typemask
-from gxl.drafts import death_draft, eject_draft, shutdown_draft
 from gxl.engines.libxl.calls import EVENT_OCCURS, PREDICATE, Call, callback
 from gxl.engines.libxl.loading import CData, ffi
 from gxl.errors import NotReady, from_rc
 from gxl.events import (
-    EVENTMASK_ALL,
     Disk,
     DiskBackend,
     DiskEject,
@@ -33,11 +30,11 @@ from gxl.interfaces import Predicate
 if TYPE_CHECKING:
     from gxl.engines.libxl.ctx import Ctx
 
-_SHUTDOWN, _DEATH, _EJECT, _OPERATION_COMPLETE, _CONSOLE = 1, 2, 3, 4, 5
+SHUTDOWN, DEATH, EJECT, _OPERATION_COMPLETE, _CONSOLE = 1, 2, 3, 4, 5
 _NULL = ffi.NULL
 _NIL = bytes(16)
 _BACKENDS: dict[int, DiskBackend] = {int(backend): backend for backend in DiskBackend}
-_REASONS: dict[int, ShutdownReason] = {int(reason): reason for reason in ShutdownReason}
+REASONS: dict[int, ShutdownReason] = {int(reason): reason for reason in ShutdownReason}
 _FORMATS: dict[int, DiskFormat] = {int(disk_format): disk_format for disk_format in DiskFormat}
 
 # What libxl reports as a disaster of all events, although only one child is affected.
@@ -55,14 +52,6 @@ def uuid(field: CData) -> UUID | None:
     return None if content == _NIL else UUID(bytes=content)
 
 
-class Lost(Exception):
-    """A C event could not be copied, such as for a MemoryError. libxl has no second one: whoever waits must know."""
-
-    def __init__(self, event: CData, error: BaseException) -> None:
-        super().__init__(f"an event of domain {event.domid} was lost: {error!r}")
-        self.type: int = event.type
-
-
 class Events:
     """A ctx's events and callbacks for them. `disaster_hook` is the application's."""
 
@@ -71,11 +60,6 @@ class Events:
         self._vdevs: dict[tuple[int, int], str] = {}
         self.event_occurs: Callable[[Event], object] | None = None
         self.disaster_hook: Callable[[int, str, int], object] | None = None
-        # The event that collect() was given by libxl, until somebody else has a copy: NULL at other times.
-        self._collected = ffi.new("libxl_event **")
-        # Where those go that a call of the loop's has found, as long as there are fewer than so many.
-        self._into: deque[Any] | None = None
-        self._limit = 0
         self._hooks = ffi.new("libxl_event_hooks *")
         self._hooks.event_occurs = _event_occurs
         self._hooks.disaster = _disaster
@@ -115,55 +99,8 @@ class Events:
             return None
         if rc:
             raise from_rc(rc, "event_check")
-        self._free(out[0])
+        self.free(out[0])
         return found
-
-    def collect(self, into: deque[Any], limit: int) -> bool:
-        """libxl_event_check, again and again: up to `limit` events. False: there are no more. Raises Lost."""
-        pointer, check, out, null = self._ctx.pointer, self._ctx.lib.libxl_event_check, self._collected, ffi.NULL
-        for _ in range(limit):
-            event = out[0]
-            if not event:
-                rc = check(pointer, out, EVENTMASK_ALL, null, null)
-                if rc == NotReady.code:
-                    return False
-                if rc:
-                    raise from_rc(rc, "event_check")
-                event = out[0]
-            try:
-                found = self.draft(event)
-            except Exception as error:
-                lost = Lost(event, error)
-                out[0] = null
-                self._free(event)
-                raise lost from error
-            # Python handles signals when it calls something or jumps back: so Ctrl-C strikes not between these, and the
-            # event is in one place.
-            into += (found,)
-            out[0] = null
-            self._free(event)
-        return True
-
-    def take_into(self, into: deque[Any], limit: int) -> None:
-        """Have found() take events there."""
-        self._into, self._limit = into, limit
-
-    def found(self, call: Call) -> None:
-        """At the end of a call that the loop has made: see ICollectedEngine.event_notify."""
-        into = self._into
-        if into is None:
-            return
-        try:
-            room = self._limit - len(into)
-            if room > 0 and not self.collect(into, room):
-                return
-        except Lost as lost:
-            self.tell_of(call, lost)
-        self._ctx.notice()
-
-    def tell_of(self, call: Call, lost: Lost) -> None:
-        """What collect() has raised is a disaster of one type."""
-        self._ctx.disaster(call, lost.type, str(lost), 0, fatal=False, cause=lost.__cause__)
 
     def queued(self, call: Call, typemask: int) -> list[Event]:
         """What is in libxl's queue, left there."""
@@ -177,24 +114,12 @@ class Events:
 
     def forget_vdev(self, call: Call, domid: int, user: int) -> None:
         """No more such ejects will come, but for those in the queue."""
-        queued = self.queued(call, 1 << _EJECT)
+        queued = self.queued(call, 1 << EJECT)
         if not any(event.domid == domid and event.for_user == user for event in queued):
             self._vdevs.pop((domid, user), None)
 
-    def draft(self, event: CData) -> Event:
-        """A copy of a C event, to be completed; whoever asks knows the UUIDs of those that are watched."""
-        kind = event.type
-        if kind == _DEATH:
-            return death_draft(event.domid, event.for_user)
-        if kind == _SHUTDOWN:
-            reason = event.u.domain_shutdown.shutdown_reason
-            return shutdown_draft(event.domid, event.for_user, _REASONS.get(reason, reason))
-        if kind == _EJECT:
-            domid, for_user = event.domid, event.for_user
-            return eject_draft(domid, for_user, *self._ejected(event, domid, for_user))
-        return self.read(event)
-
-    def _ejected(self, event: CData, domid: int, for_user: int) -> tuple[str | None, Disk]:
+    def ejected(self, event: CData, domid: int, for_user: int) -> tuple[str | None, Disk]:
+        """An eject's disk: by which name, and what it is."""
         disk = _disk(event.u.disk_eject.disk)
         # libxl leaves the event's own vdev NULL, and takes the disk's from xenstore, where it may be missing.
         return text(event.u.disk_eject.vdev) or disk.vdev or self._vdevs.get((domid, for_user)), disk
@@ -203,13 +128,13 @@ class Events:
         """A copy of a C event, which stays the caller's."""
         kind, domid, for_user = event.type, event.domid, event.for_user
         domuuid = uuid(event.domuuid)
-        if kind == _DEATH:
+        if kind == DEATH:
             return DomainDeath(domid, domuuid=domuuid, for_user=for_user)
-        if kind == _SHUTDOWN:
+        if kind == SHUTDOWN:
             reason = event.u.domain_shutdown.shutdown_reason
             return DomainShutdown(domid, reason, domuuid=domuuid, for_user=for_user)
-        if kind == _EJECT:
-            return DiskEject(domid, *self._ejected(event, domid, for_user), domuuid=domuuid, for_user=for_user)
+        if kind == EJECT:
+            return DiskEject(domid, *self.ejected(event, domid, for_user), domuuid=domuuid, for_user=for_user)
         if kind == _OPERATION_COMPLETE:
             rc = event.u.operation_complete.rc
             for_user = self._ctx.operations.ended(for_user, rc)
@@ -218,7 +143,8 @@ class Events:
             return DomainCreateConsoleAvailable(domid, domuuid=domuuid, for_user=for_user)
         return UnknownEvent(domid, kind, domuuid=domuuid, for_user=for_user)
 
-    def _free(self, event: CData) -> None:
+    def free(self, event: CData) -> None:
+        """libxl_event_free."""
         if event.type == _OPERATION_COMPLETE:
             self._ctx.operations.forget(event.for_user)
         self._ctx.lib.libxl_event_free(self._ctx.pointer, event)
@@ -258,7 +184,7 @@ class Events:
 
     def _give_back(self, call: Call, event: CData) -> None:
         call.freed = event
-        self._free(event)
+        self.free(event)
 
     def disaster(self, type: int, message: str, errnoval: int) -> None:
         """libxl reports a disaster."""
