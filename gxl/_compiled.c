@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "_compiled.h"
+
 #ifdef Py_GIL_DISABLED
 #error "written for a Python that has a GIL"
 #endif
@@ -170,8 +172,7 @@ static int find_offsets(PyObject *offsets, Py_ssize_t *found)
     return (int)n;
 }
 
-/* Where the instances of `class`, or of what it inherits from, have `name`. -1: an exception is set. */
-static Py_ssize_t find_slot(PyTypeObject *class, const char *name)
+Py_ssize_t gxl_find_slot(PyTypeObject *class, const char *name)
 {
     PyObject *descriptor = PyObject_GetAttrString((PyObject *)class, name);
     Py_ssize_t offset = -1;
@@ -233,7 +234,7 @@ static PyObject *collector_new(PyTypeObject *type, PyObject *args, PyObject *kwa
         goto failed;
     for (int slot = 0; slot < SLOTS; slot++) {
         PyTypeObject *owner = self->classes[slot < VDEV ? DOMAIN_SHUTDOWN : DISK_EJECT];
-        self->slots[slot] = find_slot(owner, slot_names[slot]);
+        self->slots[slot] = gxl_find_slot(owner, slot_names[slot]);
         if (self->slots[slot] < 0)
             goto failed;
     }
@@ -459,7 +460,6 @@ static PyType_Spec collector_spec = {
 static int execute(PyObject *module)
 {
     static int executed;
-    PyObject *type;
 
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "gxl._compiled is for the main interpreter");
@@ -470,12 +470,14 @@ static int execute(PyObject *module)
         return -1;
     }
     executed = 1;
-    type = PyType_FromModuleAndSpec(module, &collector_spec, NULL);
-    if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
-        Py_XDECREF(type);
-        return -1;
+    for (int i = 0; i < 2; i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, i == 0 ? &collector_spec : &gxl_ordinary_spec, NULL);
+        if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
+            Py_XDECREF(type);
+            return -1;
+        }
+        Py_DECREF(type);
     }
-    Py_DECREF(type);
     return 0;
 }
 

@@ -64,8 +64,9 @@ class Feeds:
         # Whether a call has failed because the engine is gone, and another will come.
         self._lost = lost
         self._tokens = itertools.count(1)
-        self.stamp = Stamps(counters).stamp
-        self._by_token: dict[int, DomainFeed | DiskFeed] = {}
+        self.stamps = Stamps(counters)
+        self.stamp = self.stamps.stamp
+        self.by_token: dict[int, DomainFeed | DiskFeed] = {}
         self._domains: dict[int, list[DomainFeed]] = {}
         self._disks: dict[tuple[int, int], DiskFeed] = {}
         # Enabled while there was no engine, with what enables them once there is one.
@@ -139,7 +140,7 @@ class Feeds:
         if feed is None:
             feed = DiskFeed(domid, number, info and info.uuid, next(self._tokens))
             feed.engage(self._at_hand(), evgen.vdev)
-            self._by_token[feed.token] = self._disks[domid, number] = feed
+            self.by_token[feed.token] = self._disks[domid, number] = feed
             self.names.ask(feed, self._side)
         evgen._feed = feed
         feed.members[evgen] = None
@@ -154,12 +155,12 @@ class Feeds:
 
     def live(self) -> tuple[int, int]:
         """How many evgens of the application's there are, and how many of the engine's feed them."""
-        feeds = self._by_token.values()
+        feeds = self.by_token.values()
         return sum(len(feed.members) for feed in feeds), len(feeds)
 
     def watches(self, name: object, uuid: UUID | None) -> bool:
         """Whether a domain of this name, or of this UUID, is being watched."""
-        feeds = self._by_token.values()
+        feeds = self.by_token.values()
         return any(feed.name == name or (uuid is not None and feed.uuid == uuid) for feed in feeds)
 
     def disable(self, evgen: Evgen) -> None:
@@ -201,7 +202,7 @@ class Feeds:
         if not isinstance(event, (DomainShutdown, DomainDeath, DiskEject)):
             self._others(event)
             return
-        feed = self._by_token.get(event.for_user)
+        feed = self.by_token.get(event.for_user)
         if feed is not None and not feed.named:
             self._caught_up()
         if self._engine is None:
@@ -247,17 +248,17 @@ class Feeds:
         self.names.no_answers()
         feeds = self.all()
         enabled = [feed.disengage for feed in feeds if feed.disengage is not None]
-        self._by_token.clear()
+        self.by_token.clear()
         for feed in feeds:
             feed.disengage, feed.token = None, next(self._tokens)
-            self._by_token[feed.token] = feed
+            self.by_token[feed.token] = feed
             if isinstance(feed, DomainFeed):
                 feed.spent = False
         return enabled
 
     def all(self) -> list[DomainFeed | DiskFeed]:
         """All of them."""
-        return list(self._by_token.values())
+        return list(self.by_token.values())
 
     def report_since(self) -> Iterator[None]:
         """Report what has become of those that were watched, a step at a time.
@@ -265,7 +266,7 @@ class Feeds:
         What the new engine reports in between is reported, too; the latch sees to it that nothing is said twice.
         """
         for feed in self.all():
-            if feed.token not in self._by_token:  # ended meanwhile, or disabled
+            if feed.token not in self.by_token:  # ended meanwhile, or disabled
                 continue
             if isinstance(feed, DomainFeed):
                 info = self._info(feed.domid)
@@ -278,7 +279,7 @@ class Feeds:
             yield
         while self._early:
             disk, event = self._early.pop(0)
-            if disk.token in self._by_token:
+            if disk.token in self.by_token:
                 self._eject(disk, event)
             yield
 
@@ -291,10 +292,10 @@ class Feeds:
 
     def sever(self) -> None:
         """The engine is gone, and its handles with it: forget all feeds without touching them."""
-        for feed in self._by_token.values():
+        for feed in self.by_token.values():
             for evgen in feed.members:
                 evgen._feed = None
-        for listed in (self._by_token, self._domains, self._disks, self.pending, self._early):
+        for listed in (self.by_token, self._domains, self._disks, self.pending, self._early):
             listed.clear()
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
@@ -339,7 +340,7 @@ class Feeds:
         fresh = DomainFeed(feed.domid, feed.uuid, next(self._tokens))
         fresh.engage(self._at_hand())
         fresh.name, fresh.named = feed.name, True
-        self._by_token[fresh.token] = fresh
+        self.by_token[fresh.token] = fresh
         self._domains[feed.domid].append(fresh)
         for evgen in held_over:
             if evgen._feed is feed:
@@ -406,13 +407,13 @@ class Feeds:
     def _open_domain(self, info: DomainInfo) -> DomainFeed:
         feed = DomainFeed(info.domid, info.uuid, next(self._tokens))
         feed.engage(self._at_hand())
-        self._by_token[feed.token] = feed
+        self.by_token[feed.token] = feed
         self._domains.setdefault(info.domid, []).append(feed)
         self.names.ask(feed, self._side)
         return feed
 
     def _close(self, feed: DomainFeed | DiskFeed) -> None:
-        if self._by_token.pop(feed.token, None) is None:
+        if self.by_token.pop(feed.token, None) is None:
             return
         if isinstance(feed, DiskFeed):
             del self._disks[feed.domid, feed.devid]

@@ -31,7 +31,7 @@ _Key = tuple[int | None, int | None]
 _Kind = tuple[int, bool, bool]
 
 
-class _Parked:
+class Parked:
     """One waiter, and what it was given."""
 
     __slots__ = ("serial", "key", "predicate", "waiter", "groups", "event", "error")
@@ -49,7 +49,7 @@ class _Parked:
 
 # Those with one key. Mostly there is one, and ten thousand dicts for ten thousand of them would add up. Several are
 # known by their serials, oldest first.
-_Group = _Parked | dict[int, _Parked]
+_Group = Parked | dict[int, Parked]
 
 
 class Mailbox:
@@ -68,8 +68,8 @@ class Mailbox:
         self._log = log
         self._queue = EventQueue()
         # Those without a predicate, and those with one.
-        self._plain: dict[_Kind, dict[_Key, _Group]] = {}
-        self._picky: dict[_Kind, dict[_Key, _Group]] = {}
+        self.plain: dict[_Kind, dict[_Key, _Group]] = {}
+        self.picky: dict[_Kind, dict[_Key, _Group]] = {}
         self._serials = itertools.count(1)
         self._closed: Callable[[], BaseException] | None = None
 
@@ -78,7 +78,7 @@ class Mailbox:
 
     def put(self, event: Event) -> None:
         """Give `event` to the first waiter that wants it, or queue it. Predicates may run; they can't lose it."""
-        taker = self._first_taker(event) if self._picky else self._oldest_plain(event)
+        taker = self._first_taker(event) if self.picky else self._oldest_plain(event)
         if taker is None:
             self._enqueue(event)
         else:
@@ -120,7 +120,7 @@ class Mailbox:
         if timeout == 0:
             raise WaitTimeout("no matching event has happened yet (timeout=0)")
         waiter = self._make_waiter()
-        me = _Parked(next(self._serials), (domid, user), predicate, waiter)
+        me = Parked(next(self._serials), (domid, user), predicate, waiter)
         try:
             self._enter(me, typemask)
             waiter.wait(timeout)
@@ -136,7 +136,7 @@ class Mailbox:
             return event
         if self._closed is not None:
             raise self._closed()
-        me = _Parked(next(self._serials), (None, None), None, self._make_waiter())
+        me = Parked(next(self._serials), (None, None), None, self._make_waiter())
         try:
             self._enter(me, EVENTMASK_ALL)
             await awaitable(me.waiter).awaited(None)
@@ -145,7 +145,7 @@ class Mailbox:
             raise
         return me.event or self._without(me, None)
 
-    def _without(self, me: _Parked, timeout: float | None) -> NoReturn:
+    def _without(self, me: Parked, timeout: float | None) -> NoReturn:
         self._leave(me)
         raise me.error or WaitTimeout(f"no matching event within {timeout} s")
 
@@ -158,7 +158,7 @@ class Mailbox:
             self._closed = error
         waiting = [
             parked
-            for kinds in (self._plain, self._picky)
+            for kinds in (self.plain, self.picky)
             for (wanted, _, _), groups in kinds.items()
             if wanted & typemask
             for group in groups.values()
@@ -184,11 +184,11 @@ class Mailbox:
                 warning = "%d events wait in the Context's queue, which has no bound: is anybody taking them off it?"
                 self._log(logging.WARNING, warning, depth)
 
-    def _first_taker(self, event: Event) -> _Parked | None:
+    def _first_taker(self, event: Event) -> Parked | None:
         rival = self._oldest_plain(event)
         picky = [
             parked
-            for (typemask, by_domid, by_user), groups in self._picky.items()
+            for (typemask, by_domid, by_user), groups in self.picky.items()
             if typemask >> event.type & 1
             for parked in _members(groups.get((event.domid if by_domid else None, event.for_user if by_user else None)))
             if rival is None or parked.serial < rival.serial
@@ -211,19 +211,19 @@ class Mailbox:
                     return parked
         return self._oldest_plain(event)
 
-    def _oldest_plain(self, event: Event) -> _Parked | None:
+    def _oldest_plain(self, event: Event) -> Parked | None:
         oldest = None
-        for (typemask, by_domid, by_user), groups in self._plain.items():
+        for (typemask, by_domid, by_user), groups in self.plain.items():
             if typemask >> event.type & 1:
                 group = groups.get((event.domid if by_domid else None, event.for_user if by_user else None))
                 if group is not None:
-                    first = group if isinstance(group, _Parked) else next(iter(group.values()))
+                    first = group if isinstance(group, Parked) else next(iter(group.values()))
                     if oldest is None or first.serial < oldest.serial:
                         oldest = first
         return oldest
 
-    def _enter(self, parked: _Parked, typemask: int) -> None:
-        kinds, key = self._plain if parked.predicate is None else self._picky, parked.key
+    def _enter(self, parked: Parked, typemask: int) -> None:
+        kinds, key = self.plain if parked.predicate is None else self.picky, parked.key
         kind = typemask, key[0] is not None, key[1] is not None
         groups = kinds.get(kind)
         if groups is None:
@@ -232,12 +232,12 @@ class Mailbox:
         group = groups.setdefault(key, parked)
         if group is parked:
             return
-        if isinstance(group, _Parked):
+        if isinstance(group, Parked):
             groups[key] = {group.serial: group, parked.serial: parked}
         else:
             group[parked.serial] = parked
 
-    def _leave(self, parked: _Parked) -> None:
+    def _leave(self, parked: Parked) -> None:
         groups = parked.groups
         if groups is None:
             return
@@ -249,12 +249,12 @@ class Mailbox:
             del groups[parked.key]
         parked.groups = None
 
-    def _refuse(self, parked: _Parked, error: BaseException) -> None:
+    def _refuse(self, parked: Parked, error: BaseException) -> None:
         self._leave(parked)
         parked.error = error
         parked.waiter.wake()
 
-    def _abandon(self, parked: _Parked) -> None:
+    def _abandon(self, parked: Parked) -> None:
         self._leave(parked)
         event, parked.event = parked.event, None
         if event is not None:
@@ -275,9 +275,9 @@ class SharedMailbox(Mailbox):
             return super().wait(typemask, predicate, timeout, domid, user)
 
 
-def _members(group: _Group | None) -> Iterable[_Parked]:
-    return () if group is None else (group,) if isinstance(group, _Parked) else group.values()
+def _members(group: _Group | None) -> Iterable[Parked]:
+    return () if group is None else (group,) if isinstance(group, Parked) else group.values()
 
 
-def _serial(parked: _Parked) -> int:
+def _serial(parked: Parked) -> int:
     return parked.serial

@@ -46,6 +46,7 @@ from gxl.interfaces import (
 )
 from gxl.mailbox import Mailbox, SharedMailbox
 from gxl.metrics import CountedHooks, Counters
+from gxl.ordinary import way
 from gxl.polling import Polling
 from gxl.recovery import Recovery
 from gxl.reign import Reign
@@ -99,11 +100,13 @@ class Pump:
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
             feeds = Feeds(self._others, self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
             self.feeds = feeds
-            self._arrivals = Arrivals(self.binding, feeds.arrived, feeds.resolve, self._undelivered, self.counters)
+            self.callbacks = Callbacks(self.binding, self.lock)
+            # The Context's own sink: to the application's callback, a waiter, or the queue.
+            resolve, self.accept = way(feeds, self.mailbox, self.callbacks, self._accept)
+            self._arrivals = Arrivals(self.binding, feeds.arrived, resolve, self._undelivered, self.counters)
             self.reign = reign = self.enthrone(engine)
             self.side = self.listen(connected(engine))
             feeds.connect(reign.engine, self.side)
-            self.callbacks = Callbacks(self.binding, self.lock)
         except BaseException:
             if reign is not None:
                 reign.free()
@@ -203,8 +206,7 @@ class Pump:
         self._arrivals.deliver_soon()
         self.counters.turned(perf_counter() - started)
 
-    def accept(self, event: Event) -> None:
-        """The Context's own sink: to the application's callback, a waiter, or the queue."""
+    def _accept(self, event: Event) -> None:
         if self.callbacks.mask >> event.type & 1:
             self.callbacks.event(event)
         else:

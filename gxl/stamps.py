@@ -16,17 +16,17 @@ class Stamps:
     """One Context's: each event that it delivers gets the next `seq`, and is counted."""
 
     def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self._seqs = itertools.count(1)
+        self.counts = counters.events
+        self.seqs = itertools.count(1)
 
     def stamp(self, event: Event, uuid: UUID | None, user: int, name: str | None) -> Event:
         """`event` as its Context delivers it. A copy, if it was delivered to somebody before."""
-        self._counters.events[event.type] += 1
+        self.counts[event.type] += 1
         sealed = SEALED.get(event.__class__)
         if sealed is None:
             stamp = event._stamp if event.seq is None else event.stamped
-            return stamp(uuid, user, next(self._seqs), time.time(), name)
+            return stamp(uuid, user, next(self.seqs), time.time(), name)
         event.domuuid, event.for_user, event.name = uuid, user, name
-        event.seq, event.time = next(self._seqs), time.time()
+        event.seq, event.time = next(self.seqs), time.time()
         event.__class__ = sealed
         return event

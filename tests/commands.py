@@ -16,7 +16,7 @@ def when_watching(world: World, act: Callable[..., object], *args: object) -> No
     """Do this as soon as a command has been told what it watches."""
 
     def wait() -> None:
-        until(lambda: world.contexts and any(feed.named for feed in world.contexts[-1]._pump.feeds._by_token.values()))
+        until(lambda: world.contexts and any(feed.named for feed in world.contexts[-1]._pump.feeds.by_token.values()))
         act(*args)
 
     gevent.spawn(wait)

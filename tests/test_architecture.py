@@ -47,6 +47,7 @@ CONTEXT = (
         "gxl.opening",
         "gxl.floods",
         "gxl.stamps",
+        "gxl.ordinary",
         "gxl.names",
         "gxl.identity",
         "gxl.affected",

@@ -481,4 +481,4 @@ def test_bad_input_is_named_before_anything_changes(world: World, call: Any, err
     assert named in str(caught.value)
     assert not ctx.closed
     assert ctx.queued == 0
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token

@@ -107,7 +107,7 @@ def test_an_unknown_domain_is_named_with_what_there_is(world: World, domain: obj
     for call in UNKNOWN:
         with pytest.raises(LookupError, match=said):
             call(ctx, domain)
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     assert not ctx._pump.enders
     assert not ctx._pump.askers
     assert not ctx._pump.operations

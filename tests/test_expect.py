@@ -22,7 +22,7 @@ def test_what_happens_at_once_after_arming_is_not_missed(world: World) -> None:
     assert isinstance(event, DomainDeath)
     assert death.event is event
     assert ctx.queued == 0
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
 
 
 def test_an_eject_is_expected_of_one_disk(world: World) -> None:

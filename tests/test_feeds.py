@@ -63,12 +63,12 @@ def test_a_thousand_evgens_of_one_domain_cost_the_engine_one(world: World) -> No
     ctx = world.open()
     domid = world.host.create_domain()
     evgens = [ctx.evenable_domain_death(domid, user=user) for user in range(1000)]
-    assert len(ctx._pump.feeds._by_token) == 1
+    assert len(ctx._pump.feeds.by_token) == 1
     for evgen in evgens[1:]:
         evgen.disable()
     world.host.destroy_domain(domid)
     assert [event.for_user for event in world.drained(ctx)] == [0]
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
 
 
 def test_a_disabled_evgen_is_silent_and_disable_is_idempotent(world: World) -> None:
@@ -309,7 +309,7 @@ def test_a_failing_hypercall_is_an_error_and_changes_nothing(world: World) -> No
     world.host.fail_next("getdomaininfolist", 5)
     with pytest.raises(gxl.LibxlError):
         ctx.evenable_domain_death(domid)
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     ctx.evenable_domain_death(domid)
     world.host.destroy_domain(domid)
     assert [type(event) for event in world.drained(ctx, 1)] == [DomainDeath]

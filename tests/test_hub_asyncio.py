@@ -162,7 +162,7 @@ async def test_a_watchers_timeout_ends_the_iteration_and_not_before(world: World
     begin = time.monotonic()
     assert [event async for event in ctx.watch(world.host.create_domain(), timeout=0.05)] == []
     assert 0.05 <= time.monotonic() - begin < 5
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
 
 
 @in_a_loop
@@ -228,7 +228,7 @@ async def test_coroutines_await_names(world: World, ctx: gxl.Context) -> None:
         assert [event.name async for event in early] == ["one"]
         assert sorted([event.domid async for event in late]) == [one, two]
         assert isinstance(await ending, DomainDeath)
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     assert not ctx._pump.enders
 
 
@@ -244,7 +244,7 @@ async def test_a_name_that_means_nothing_surfaces_where_it_is_awaited(world: Wor
         async with ctx.expect(DomainDeath, "nobody"):
             pass
     assert [event async for event in ctx.watch(world.host.create_domain("web1"), "web1", timeout=0.05)] == []
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     assert not ctx._pump.enders
 
 

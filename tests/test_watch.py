@@ -28,7 +28,7 @@ def test_an_iteration_over_given_domains_ends_when_the_last_has_died(world: Worl
         [(DomainShutdown, one), (DomainDeath, one), (DomainDeath, two)],
         [(DomainDeath, one), (DomainDeath, two)],
     )
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     assert not ctx._pump.enders
 
 
@@ -42,7 +42,7 @@ def test_without_a_domain_all_are_followed_those_that_appear_later_too(world: Wo
         world.host.destroy_domain(domid)
         assert next(watcher).name == "later"
     assert list(watcher) == []
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
 
 
 def test_a_domain_that_comes_back_by_its_domid_and_uuid_is_followed_again(world: World) -> None:
@@ -88,7 +88,7 @@ def test_watchers_take_nothing_from_each_other_or_from_the_queue(world: World) -
     domid = world.host.create_domain()
     ctx.evenable_domain_death(domid, user=5)
     watchers = [ctx.watch(domid) for _ in range(1000)]
-    assert len(ctx._pump.feeds._by_token) == 1
+    assert len(ctx._pump.feeds.by_token) == 1
     world.host.destroy_domain(domid)
     assert all([type(event) for event in watcher] == [DomainDeath] for watcher in watchers)
     assert ctx.event_wait(timeout=5).for_user == 5
@@ -97,7 +97,7 @@ def test_watchers_take_nothing_from_each_other_or_from_the_queue(world: World) -
 def test_the_iteration_ends_after_the_timeout(world: World) -> None:
     ctx = world.open()
     assert list(ctx.watch(world.host.create_domain(), timeout=0.02)) == []
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
 
 
 @pytest.mark.parametrize("overflow", ["drop_newest", "drop_oldest"])
@@ -258,7 +258,7 @@ def test_bad_input_watches_nothing(world: World, arguments: Any, how: Any, error
     ctx = world.open()
     with pytest.raises(error):
         ctx.watch(*arguments, **how)
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
     assert not ctx._pump.enders
 
 

@@ -119,8 +119,8 @@ def check_nothing_parked(ctx: gxl.Context) -> None:
 def check_nobody_waits(ctx: gxl.Context) -> None:
     """No trace of a waiter is left in a context at which nobody waits, whatever its hub."""
     pump = ctx._pump
-    assert not any(pump.mailbox._plain.values())
-    assert not any(pump.mailbox._picky.values())
+    assert not any(pump.mailbox.plain.values())
+    assert not any(pump.mailbox.picky.values())
     assert not pump.enders
     assert not pump.operations
     assert not pump.builds

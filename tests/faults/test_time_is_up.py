@@ -81,4 +81,4 @@ def test_a_watch_whose_time_is_up_ends_and_leaves_nothing(world: World, sealed: 
     assert list(ctx.watch(domid, timeout=timeout)) == []
     assert list(ctx.watch(timeout=timeout)) == []
     check_nothing_parked(ctx)
-    assert not ctx._pump.feeds._by_token
+    assert not ctx._pump.feeds.by_token
