@@ -14,6 +14,7 @@ from typing import Any
 from gxl.events import Event
 from gxl.interfaces import ICollectedEngine, IHubBinding, ITurnBinding
 from gxl.metrics import Counters
+from gxl.shield import Shield
 
 Arrival = Event | Callable[[], object]
 
@@ -181,4 +182,6 @@ class Arrivals:
 
     def _scheduled_delivery(self) -> None:
         self._scheduled = False
-        self.deliver_soon()
+        # Once for all that is delivered, instead of for each evgen whose domain is dead.
+        with Shield():
+            self.deliver_soon()
