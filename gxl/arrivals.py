@@ -49,6 +49,7 @@ class Arrivals:
     ) -> None:
         turns = ITurnBinding(binding, None)
         self._soon = binding.call_soon if turns is None else turns.call_next_turn
+        self._binding = binding
         self._before = before
         self._resolve = resolve
         self._failed = failed
@@ -93,12 +94,15 @@ class Arrivals:
         if not self._inside:
             self._schedule()
 
-    def during(self, call: Callable[..., object], *args: object) -> None:
-        """Make a call of an engine's, from the loop: deliver_soon() comes next, unless it raises."""
+    def turn(self, call: Callable[..., object], *args: object) -> None:
+        """Make a call of an engine's, from the loop, and deliver what it finds: a slice at once."""
         nothing = not (self._incoming or self._calls or self._unasked)
         self._inside = True
         try:
             call(*args)
+        except Exception as error:
+            self._unasked = bool(self.sources)
+            self._binding.report(error)
         except BaseException:  # Ctrl-C: what has been found by then must not wait for the next turn
             self._unasked = bool(self.sources)
             self._schedule()
@@ -107,16 +111,15 @@ class Arrivals:
             self._inside = False
             if nothing:
                 self._oldest = perf_counter()
-
-    def deliver_soon(self) -> None:
-        """From the loop: a slice now, and the rest in its next turns."""
         self.deliver(_SLICE)
         if self._incoming or self._calls or self._unasked:
             self._schedule()
 
     def deliver_slice(self) -> None:
-        """Deliver for as long as the loop may take."""
+        """Deliver for as long as the loop may take, and the rest in its next turns."""
         self.deliver(_SLICE)
+        if self._incoming or self._calls or self._unasked:
+            self._schedule()
 
     def deliver(self, seconds: float | None = None) -> None:
         """Deliver, for so long at most; None: all of it. Never from inside an engine call."""
@@ -184,4 +187,4 @@ class Arrivals:
         self._scheduled = False
         # Once for all that is delivered, instead of for each evgen whose domain is dead.
         with Shield():
-            self.deliver_soon()
+            self.deliver_slice()

@@ -83,8 +83,7 @@ class Mailbox:
             self._enqueue(event)
         else:
             groups = taker.groups
-            if groups is not None and groups.get(taker.key) is taker:
-                # Alone there, as nearly all are.
+            if groups is not None and groups.get(taker.key) is taker:  # alone there, as nearly all are
                 taker.groups = None
                 del groups[taker.key]
             else:

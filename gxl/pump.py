@@ -194,16 +194,13 @@ class Pump:
         try:
             if self.freed:
                 return
-            self._arrivals.during(call, *args)
-        except Exception as error:
-            self.binding.report(error)
+            self._arrivals.turn(call, *args)
         except BaseException:  # Ctrl-C
             self.struck()
             raise
         finally:
             for wake in list(self._progress):
                 wake()
-        self._arrivals.deliver_soon()
         self.counters.turned(perf_counter() - started)
 
     def _accept(self, event: Event) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from gxl.arguments import check_fd
 from gxl.errors import MisuseError
-from gxl.shield import Shield
+from gxl.shield import hold, let_go
 from gxl.unpatched import unpatched
 
 # What the kernel calls (token, fd, events, revents).
@@ -174,8 +174,12 @@ class EpollSet:
     def dispatch(self) -> None:
         """Call back for every fd that is ready now. Callbacks may watch, change, forget and close as they like."""
         try:
-            with Shield():
+            holds = hold()
+            try:
                 self._dispatch()
+            finally:
+                if holds:
+                    let_go()
         except BaseException as error:  # what a signal handler raised
             self._report(error)
 

@@ -166,33 +166,33 @@ def _not_in_the_hub() -> MisuseError:
 class _Waiter:
     """Parks one greenlet. Smaller and faster than gevent's Event, and needs no timer of its own unless asked to."""
 
-    __slots__ = ("_binding", "_expired", "_parked", "_resumption", "_woken")
+    __slots__ = ("binding", "expired", "parked", "resumption", "woken")
 
-    def __init__(self, binding: GeventBinding) -> None:
-        self._binding = binding
-        self._parked: greenlet | None = None
-        self._woken = False
-        self._expired = False
-        # The loop's callback that switches to the parked greenlet.
-        self._resumption: Any = None
+    # GeventBinding.waiter() assigns these: an __init__ would cost as much again.
+    binding: GeventBinding
+    parked: greenlet | None
+    woken: bool
+    expired: bool
+    resumption: Any
+    """The loop's callback that switches to the parked greenlet."""
 
     def wait(self, timeout: float | None) -> bool:
-        if self._woken:
-            self._woken = False
+        if self.woken:
+            self.woken = False
             return True
         if timeout is not None and timeout <= 0:
             return False
-        binding = self._binding
+        binding = self.binding
         hub = binding.hub
         current = getcurrent()
         if current is hub:
             raise _not_in_the_hub()
         if binding.closed:
             binding.check_open()
-        if self._parked is not None:
-            raise MisuseError(f"{self._parked!r} waits here already")
-        self._parked = current
-        self._expired = False
+        if self.parked is not None:
+            raise MisuseError(f"{self.parked!r} waits here already")
+        self.parked = current
+        self.expired = False
         timer = None
         binding.parked += 1
         try:
@@ -200,32 +200,32 @@ class _Waiter:
                 binding.keeper.ref = True
             if timeout is not None:
                 timer = binding.start_timer(timeout, self._expire)
-            while not (self._woken or self._expired):
+            while not (self.woken or self.expired):
                 hub.switch()
-            woken, self._woken = self._woken, False
+            woken, self.woken = self.woken, False
             return woken
         finally:
-            self._parked = None
+            self.parked = None
             binding.parked -= 1
             if not binding.parked and not binding.closed:
                 binding.keeper.ref = False
             if timer is not None:
                 _discard(timer)
-            if self._resumption is not None:
+            if self.resumption is not None:
                 # Somebody else may have been faster: it must not switch to whatever this greenlet does next.
-                self._resumption.stop()
-                self._resumption = None
+                self.resumption.stop()
+                self.resumption = None
 
     def wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            if self._parked is not None:
-                self._resumption = self._binding.loop.run_callback(self._parked.switch)
+        if not self.woken:
+            self.woken = True
+            if self.parked is not None:
+                self.resumption = self.binding.loop.run_callback(self.parked.switch)
 
     def _expire(self) -> None:
-        self._expired = True
-        if self._parked is not None:
-            self._parked.switch()
+        self.expired = True
+        if self.parked is not None:
+            self.parked.switch()
 
 
 @implementer(ITurnBinding, IHubBinding)
@@ -275,7 +275,9 @@ class GeventBinding:
             raise _not_in_the_hub()
         if _get_ident() != self._thread or self._guard.entered() or forking.pid != self.pid:
             self.check_caller()
-        return _Waiter(self)
+        waiter = _Waiter()
+        waiter.binding, waiter.parked, waiter.woken, waiter.expired, waiter.resumption = self, None, False, False, None
+        return waiter
 
     def call_soon(self, f: Callable[[], object]) -> None:
         self.loop.run_callback(f)  # which hands exceptions to the hub's error handler

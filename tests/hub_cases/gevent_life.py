@@ -157,7 +157,7 @@ def test_a_wake_up_does_not_disturb_what_the_greenlet_does_next(rig: BlockingRig
     sleeps = gevent.spawn(wait_and_then_sleep)
     gevent.sleep(0)
     deadline = time.monotonic() + 5
-    while waiter._parked is not None and time.monotonic() < deadline:
+    while waiter.parked is not None and time.monotonic() < deadline:
         gevent.sleep(0)
     waiter.wake()
     # libuv counts in whole milliseconds: its sleeps end up to one early.
