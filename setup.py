@@ -11,5 +11,12 @@ setup(
     cffi_modules=["gxl/engines/libxl/declarations.py:ffibuilder"],
     # cffi begins this list for its module, and what setup.cfg says of it is then passed over.
     py_modules=["pytest_gxl"],
-    ext_modules=[Extension("gxl._compiled", ["gxl/_compiled.c", "gxl/_ordinary.c"], depends=["gxl/_compiled.h"], optional=True)],
+    ext_modules=[
+        Extension(
+            "gxl._compiled",
+            ["gxl/_compiled.c", "gxl/_ordinary.c"],
+            depends=["gxl/_compiled.h"],
+            optional=True,
+        )
+    ],
 )

@@ -5,6 +5,7 @@
 variable PURE_PYTHON says so, as it does to zope.interface and gevent. What is in it:
 
 * hold, let_go, held_from: what gxl.shield does, in two system calls instead of in sets of sixty numbers.
+* Ordinary: the way of an event to the one who waits for it, for gxl.ordinary.
 * Collector: how gxl.engines.libxl.events takes events off libxl, for the types that come by the thousand.
 
 Its C knows nothing about libxl's data: where what is, it is told in numbers, which come from the declarations that
