@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import click
 
 from benchmarks import goals, tables
-from benchmarks.clients import CLIENTS
+from benchmarks.clients import CLIENTS, COMPILED
 from benchmarks.goals import Results
 from benchmarks.plot import draw
 from benchmarks.running import TOP, Bench, Failed
@@ -31,6 +32,7 @@ from benchmarks.workloads import (
     IDLE,
     OPENING,
     PING_PONG,
+    PLAIN,
     Workload,
     memory,
     one_death,
@@ -41,15 +43,15 @@ WORKLOADS = [
     PING_PONG,
     BURST_OF_EJECTS,
     one_death(1),
-    one_death(10, *HUBS, *EMBEDDED),
+    one_death(10, *PLAIN, *HUBS, *EMBEDDED),
     one_death(1000),
     one_death(10_000, *EMBEDDED),
     FEW_WAIT,
     storm(10),
     storm(100),
-    storm(1000, *HUBS, *EMBEDDED),
-    storm(1000, one_greenlet=True),
-    storm(10_000, *EMBEDDED),
+    storm(1000, *PLAIN, *HUBS, *EMBEDDED),
+    storm(1000, *PLAIN, one_greenlet=True),
+    storm(10_000, *PLAIN, *EMBEDDED),
     storm(10_000, *EMBEDDED, one_greenlet=True),
     memory(10),
     memory(2010),
@@ -59,7 +61,8 @@ WORKLOADS = [
 SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), storm(1000, one_greenlet=True)]
 SHORT += [memory(10), memory(2010), IDLE]
 UNITS = {workload.name: workload.unit for workload in WORKLOADS}
-CANDIDATES = ["C", *CLIENTS]
+IS_COMPILED = find_spec(COMPILED) is not None
+CANDIDATES = ["C", *(name for name in CLIENTS if IS_COMPILED or name not in PLAIN)]
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -105,6 +108,7 @@ def machine() -> dict[str, str]:
         "CPython": platform.python_version(),
         "gevent": version("gevent"),
         "cffi": version("cffi"),
+        "gxl": "with its compiled part" if IS_COMPILED else "without a compiled part",
         "libxenlight": load().version,
         "Linux": platform.release(),
         "CPUs": str(os.cpu_count()),

@@ -18,6 +18,8 @@ from typing import Any
 
 from benchmarks.job import TICK, Job, ready, say, serve
 
+COMPILED = "gxl._compiled"
+
 
 def _park(job: Job, ctx: Any) -> None:
     """A greenlet for each domain, or one for all."""
@@ -63,6 +65,15 @@ def libxl_gevent(job: Job) -> None:
     _park(job, job.opening(gxl.Context, "libxl", "gevent"))
     job.timed_call = _timed_engine
     serve(job)
+
+
+def libxl_plain(job: Job) -> None:
+    """gxl without its compiled part, as where there was no compiler.
+
+    PURE_PYTHON in the environment leaves it out as well; but gevent's would be left out, too.
+    """
+    sys.modules[COMPILED] = None  # type: ignore[assignment]  # an import of it fails
+    libxl_gevent(job)
 
 
 def libxl_asyncio(job: Job) -> None:
@@ -260,6 +271,7 @@ def embedded(job: Job) -> None:
 
 CLIENTS: dict[str, Callable[[Job], None]] = {
     "gxl": libxl_gevent,
+    "gxl-plain": libxl_plain,
     "bare": bare,
     "threadpool": threadpool,
     "thread": native_thread,

@@ -16,6 +16,8 @@ Figures = dict[str, float]
 #
 # What gxl is measured by, in everything that is timed: what libxl needs, what Python needs, and what programs do today.
 MAIN = ("C", "bare", "gxl", "threadpool", "thread")
+# Without gxl's compiled part the way of an event is another, and nothing else is.
+PLAIN = ("gxl-plain",)
 # Other hubs have another loop and nothing else: an event by itself and a thousand at once show that.
 HUBS = ("gxl-asyncio", "gxl-poll")
 # Another engine has no libxl, and its host in the same process: what is asked of it is that it stays flat.
@@ -135,7 +137,7 @@ def one_death(domains: int, *others: str) -> Workload:
     return Workload(f"a death among {domains}", "death", domains, 1, _one_death, "us", (*MAIN, *others))
 
 
-PING_PONG = Workload("eject ping-pong", "eject", 1, 1, _ping_pong, "us", (*MAIN, *HUBS, *EMBEDDED))
+PING_PONG = Workload("eject ping-pong", "eject", 1, 1, _ping_pong, "us", (*MAIN, *PLAIN, *HUBS, *EMBEDDED))
 BURST_OF_EJECTS = Workload(f"burst of {BURST} ejects", "eject", BURST, BURST, _burst, "us an event", (*MAIN, *HUBS))
 # What differs from one death among 10,000 is how many greenlets there are, and not how long libxl takes.
 FEW_WAIT = Workload("a death among 10000, 10 wait", "death/ten", 10_000, 1, _one_death, "us", ("bare", "gxl"))
