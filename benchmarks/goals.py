@@ -152,6 +152,19 @@ _BEYOND = "longest pause in a storm of {} beyond libxl's longest call, {}ms"
 _EMBEDDED = "longest pause in a storm of 10,000, embedded engine, ms"
 _AT_WORK = ", and of it at work"
 _SHARE = "from libxl's return to the application, a death among 10,000 / "
+# Against what programs do that have no gxl: ahead in each workload.
+AHEAD = [
+    goal
+    for other in ("threadpool", "thread")
+    for goal in (
+        *(Goal(f"{workload}, gxl / {other}", 1.0, 4, *_to(workload, other)) for workload in _TIMED),
+        Goal(
+            f"memory of 1,000 parked waiters, gxl / {other}",
+            *(1.0, 3, _memory_to(other, "gxl"), _memory_to(other, "bare")),
+        ),
+        Goal(f"wake-ups a second when idle, gxl beyond {other}", 0, 1, _idle_beside(other)),
+    )
+]
 GOALS = [
     Goal("eject ping-pong, gxl / C", 1.10, 8, *_to("eject ping-pong", "C")),
     Goal("one death among 10 waiters, gxl / C", 1.25, 10, *_to("a death among 10", "C")),
@@ -164,18 +177,6 @@ GOALS = [
         )
     ),
     Goal("burst of 200 ejects, gxl / C", 1.05, 4, *_to("burst of 200 ejects", "C")),
-    *(
-        goal
-        for other in ("threadpool", "thread")
-        for goal in (
-            *(Goal(f"{workload}, gxl / {other}", 1.0, 4, *_to(workload, other)) for workload in _TIMED),
-            Goal(
-                f"memory of 1,000 parked waiters, gxl / {other}",
-                *(1.0, 3, _memory_to(other, "gxl"), _memory_to(other, "bare")),
-            ),
-            Goal(f"wake-ups a second when idle, gxl beyond {other}", 0, 1, _idle_beside(other)),
-        )
-    ),
     # What libxl goes through before, and leaves behind, is the same with 10 waiters of 10,000 that are watched.
     Goal(_SHARE + "among 10: functions called", 1.1, 1.5, _grows("calls", "gxl"), _grows("calls", "bare")),
     Goal(
@@ -209,6 +210,6 @@ def outcomes(results: Results, calls: Calls) -> list[Outcome]:
     """Of each goal for which there are figures."""
     measured = (
         (goal, goal.measure(results, calls), goal.bare(results, calls) if goal.bare is not None else None)
-        for goal in GOALS
+        for goal in (*GOALS, *AHEAD)
     )
     return [Outcome(goal, value, bare) for goal, value, bare in measured if value is not None]
