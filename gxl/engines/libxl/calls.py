@@ -38,10 +38,10 @@ class Call:
 
     __slots__ = ("failed", "freed", "inside", "outer", "raised", "shielded", "thread", "told", "untimed")
 
-    def __init__(self, thread: int, outer: Call | None, shielded: bool) -> None:
-        self.thread = thread
-        self.outer = outer
-        self.shielded = shielded
+    def __init__(self) -> None:
+        self.thread = 0
+        self.outer: Call | None = None
+        self.shielded = False
         self.inside: str | None = None
         self.raised: list[BaseException] = []
         self.failed: list[tuple[str, OSEventRegFail]] = []

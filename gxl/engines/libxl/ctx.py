@@ -56,6 +56,8 @@ class Ctx:
         self._connection: tuple[int, int] | None = None
         self._let_go = False
         self._calls: dict[int, Call] = {}
+        # As new: making one costs as much as a call of C.
+        self._unused: list[Call] = []
         self._waiting: set[int] = set()
         self._idle_wakes: list[int] = []
         self.log = Log(self.library)
@@ -130,7 +132,19 @@ class Ctx:
         if self.refusal is not None and not (even_dead and self.dead is not None and self.refusal == self.dead.again):
             raise self.refusal()
         thread = get_native_id()
-        outer = self._calls.get(thread)
+        try:
+            call = self._unused.pop()
+        except IndexError:
+            call = Call()
+        call.thread = thread
+        if thread in self._calls:
+            self._nest(call, self._calls[thread], function, nested)
+        # A Context's hooks are quick. Others' may take their time, and Ctrl-C must reach them.
+        call.shielded = self.claimed and shield.hold()
+        self._calls[thread] = call
+        return call
+
+    def _nest(self, call: Call, outer: Call | None, function: str, nested: bool) -> None:
         stale = None
         if outer is not None and outer.inside is None:
             # It has ended, but a signal handler raised as leave() began.
@@ -140,33 +154,39 @@ class Ctx:
                 f"{function} can't be called inside {outer.inside}: note what is to be done, and do it when the "
                 "engine call that led there has returned"
             )
-        # A Context's hooks are quick. Others' may take their time, and Ctrl-C must reach them.
-        call = Call(thread, outer, self.claimed and shield.hold())
+        call.outer = outer
         if stale is not None:
             call.untimed, call.failed = stale.untimed, stale.failed
-        self._calls[thread] = call
-        return call
 
     def leave(self, call: Call) -> None:
         """End a call: pass on libxl's log, and raise what callbacks raised."""
+        shielded = call.shielded
         try:
-            outer = call.outer
-            if outer is None:
-                try:
-                    if call.untimed and self.refusal is None:
-                        self.notice()  # what these bring, nobody has collected
-                        self.osevents.let_occur(call.untimed)
-                finally:
-                    self._calls.pop(call.thread, None)
+            if call.outer or call.untimed or call.failed or call.raised or call.freed or self._waiting:
+                self._unwind(call)
             else:
-                outer.untimed += call.untimed
-                self._calls[call.thread] = outer
-            if self._waiting:
-                self.wake_waiting()
-            self.settle(call)
+                self._calls.pop(call.thread, None)
+                self.log.drain()
+                self._unused.append(call)
         finally:
-            if call.shielded:
+            if shielded:
                 shield.let_go()
+
+    def _unwind(self, call: Call) -> None:
+        outer = call.outer
+        if outer is None:
+            try:
+                if call.untimed and self.refusal is None:
+                    self.notice()  # what these bring, nobody has collected
+                    self.osevents.let_occur(call.untimed)
+            finally:
+                self._calls.pop(call.thread, None)
+        else:
+            outer.untimed += call.untimed
+            self._calls[call.thread] = outer
+        if self._waiting:
+            self.wake_waiting()
+        self.settle(call)
 
     def settle(self, call: Call) -> None:
         """What is due each time that C has returned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
@@ -90,8 +90,16 @@ class Evgens:
         if not call.raised:
             self._live.add(evgen)
 
-    def disable(self, call: Call, evgen: object, kind: type[Evgen]) -> None:
+    def disable(self, call: Call, evgen: Any, kind: type[Evgen]) -> None:
         """libxl_evdisable_…"""
+        if evgen.__class__ is not kind or evgen.ctx is not self._ctx or evgen.pointer is None:
+            self._check(evgen, kind)
+        self._live.discard(evgen)
+        self._disable(evgen)
+        if kind is DiskEjectEvgen:
+            self._ctx.events.forget_vdev(call, evgen.domid, evgen.user)
+
+    def _check(self, evgen: object, kind: type[Evgen]) -> None:
         if not isinstance(evgen, Evgen):
             raise TypeError(f"an evgen is needed, not {evgen!r}")
         if not isinstance(evgen, kind):
@@ -100,10 +108,6 @@ class Evgens:
             raise MisuseError(f"{evgen!r} belongs to another engine")
         if evgen.pointer is None:
             raise MisuseError(f"{evgen!r} has been disabled already")
-        self._live.discard(evgen)
-        self._disable(evgen)
-        if kind is DiskEjectEvgen:
-            self._ctx.events.forget_vdev(call, evgen.domid, evgen.user)
 
     def _disable(self, evgen: Evgen) -> None:
         pointer, evgen.pointer = evgen.pointer, None

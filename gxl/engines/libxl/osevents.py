@@ -69,7 +69,8 @@ class OSEvents:
 
     def occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
         """libxl_osevent_occurred_fd. libxl ignores what is stale by now."""
-        token, ctx = self._own(for_libxl, FdToken), self._ctx
+        ctx = self._ctx
+        token = for_libxl if isinstance(for_libxl, FdToken) and for_libxl.ctx is ctx else self._own(for_libxl, FdToken)
         if ctx.operations.forking:
             ctx.children.check_pump()
         try:
