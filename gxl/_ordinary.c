@@ -46,6 +46,11 @@ static const struct {
     [EJECT_VDEV] = {EJECT_EVGEN, "vdev"},
 };
 
+enum { MASK, TYPE, WAKE, TIME_OF_DAY, CLASS, CERTAIN, ENGINE, CAUGHT_UP, CLOSE, SPEND, WORDS };
+static const char *const words[WORDS] = {
+    "mask", "type", "wake", "time", "__class__", "_certain", "_engine", "_caught_up", "_close", "spend",
+};
+
 typedef struct {
     PyObject_HEAD
     PyObject *feeds, *by_token, *resolve; /* the Feeds, its tokens, and its method for what is not ordinary */
@@ -56,11 +61,8 @@ typedef struct {
     PyObject *sealed[KINDS], *types[KINDS];
     PyTypeObject *owners[OWNERS];
     Py_ssize_t offsets[SLOTS];
-    PyObject *words[7];
+    PyObject *words[WORDS];
 } Ordinary;
-
-enum { MASK, TYPE, WAKE, TIME_OF_DAY, CLASS, CERTAIN, ENGINE, WORDS };
-static const char *const words[WORDS] = {"mask", "type", "wake", "time", "__class__", "_certain", "_engine"};
 
 /* Borrowed. NULL: nothing is there, and no exception set. */
 static PyObject *get(Ordinary *self, PyObject *object, int slot)
@@ -266,23 +268,19 @@ static int shutdown_of(Ordinary *self, PyObject *event, PyObject *feed)
 
 static int death_of(Ordinary *self, PyObject *event, PyObject *feed)
 {
-    PyObject *evgen = only_member(self, feed, MEMBERS, DEATH_EVGEN), *closed, *type, *value, *traceback;
+    PyObject *evgen = only_member(self, feed, MEMBERS, DEATH_EVGEN), *closed;
     int failed;
 
     if (evgen == NULL || get(self, evgen, DEATH_REPORTED) != Py_False || get(self, feed, CALLED) == Py_None)
         return 0;
     Py_INCREF(evgen);
     set(self, evgen, FEED, Py_None);
-    closed = PyObject_CallMethod(self->feeds, "_close", "O", feed);
-    /* Whatever became of the engine's evgen: the domain is dead. */
-    PyErr_Fetch(&type, &value, &traceback);
-    set(self, evgen, DEATH_REPORTED, Py_True);
-    failed = stamp(self, event, DEATH, get(self, feed, UUID), get(self, evgen, USER), get(self, feed, CALLED)) < 0
+    closed = PyObject_CallMethodObjArgs(self->feeds, self->words[CLOSE], feed, Py_True, NULL);
+    if (closed != NULL)
+        set(self, evgen, DEATH_REPORTED, Py_True);
+    failed = closed == NULL
+             || stamp(self, event, DEATH, get(self, feed, UUID), get(self, evgen, USER), get(self, feed, CALLED)) < 0
              || tell(self, get(self, evgen, SINK), event) < 0;
-    if (closed == NULL) {
-        PyErr_Restore(type, value, traceback);
-        failed = 1;
-    }
     Py_XDECREF(closed);
     Py_DECREF(evgen);
     return failed ? -1 : 1;
@@ -299,7 +297,7 @@ static int eject_of(Ordinary *self, PyObject *event, PyObject *feed)
     if (same <= 0)
         return same;
     Py_INCREF(evgen);
-    allowed = PyObject_CallMethod(get(self, feed, ALLOWANCE), "spend", NULL);
+    allowed = PyObject_CallMethodNoArgs(get(self, feed, ALLOWANCE), self->words[SPEND]);
     if (allowed == Py_False) {
         PyObject *flooded = PyObject_CallMethod(self->feeds, "_flooded", "O", feed);
         failed = flooded == NULL;
@@ -327,7 +325,7 @@ static int certain(Ordinary *self)
     answer = PyObject_GetAttr(self->feeds, self->words[CERTAIN]);
     if (answer == Py_None) {
         Py_DECREF(answer);
-        answer = PyObject_CallMethod(self->feeds, "_caught_up", NULL);
+        answer = PyObject_CallMethodNoArgs(self->feeds, self->words[CAUGHT_UP]);
     }
     known = answer == NULL ? -1 : answer == Py_True;
     Py_XDECREF(answer);

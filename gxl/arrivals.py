@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from gxl.events import Event
-from gxl.interfaces import ICollectedEngine, IHubBinding, ITurnBinding
+from gxl.interfaces import ICollectedEngine, IHubBinding
 from gxl.metrics import Counters
 from gxl.shield import Shield
 
@@ -32,7 +32,8 @@ Collect = Callable[[deque[Any], int], bool]
 class Arrivals:
     """The arrivals of one pump. `resolve` takes each event, once; `before` was called before, after it had arrived.
 
-    What goes wrong with one goes to `failed(arrival, error)`, which raises what must not be kept: Ctrl-C.
+    `later` runs a function in a later turn of the loop. What goes wrong with one goes to `failed(arrival, error)`,
+    which raises what must not be kept: Ctrl-C.
 
     Some engines push their events, into add(). Others are in `sources`: they keep theirs until they are asked, but for
     the first that a call of the loop's finds. Calls that have to be made are events' inferiors: what an engine has
@@ -42,13 +43,13 @@ class Arrivals:
     def __init__(
         self,
         binding: IHubBinding,
+        later: Callable[[Callable[[], object]], object],
         before: Callable[[], object],
         resolve: Callable[[Event], object],
         failed: Callable[[Arrival, BaseException], object],
         counters: Counters,
     ) -> None:
-        turns = ITurnBinding(binding, None)
-        self._soon = binding.call_soon if turns is None else turns.call_next_turn
+        self._later = later
         self._binding = binding
         self._before = before
         self._resolve = resolve
@@ -181,7 +182,7 @@ class Arrivals:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._soon(self._scheduled_delivery)
+            self._later(self._scheduled_delivery)
 
     def _scheduled_delivery(self) -> None:
         self._scheduled = False

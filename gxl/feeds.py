@@ -29,6 +29,7 @@ from gxl.events import DiskEject, DomainDeath, DomainShutdown, Event, EventsLost
 from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed, Evgen, Sink, shutdown_of
 from gxl.identity import info_of
 from gxl.interfaces import DomainInfo, IEngine
+from gxl.leaving import Leaving
 from gxl.metrics import Counters
 from gxl.names import Names
 from gxl.sidechannel import SideChannel
@@ -43,6 +44,7 @@ class Feeds:
         others: Sink,
         settle: Callable[[], object],
         lost: Callable[[], bool],
+        later: Callable[[Callable[[], object]], object],
         lock: AbstractContextManager[object],
         check_caller: Callable[[], object],
         log: Callable[..., object],
@@ -63,6 +65,7 @@ class Feeds:
         self._settle = settle
         # Whether a call has failed because the engine is gone, and another will come.
         self._lost = lost
+        self._leaving = Leaving(later, lost)
         self._tokens = itertools.count(1)
         self.stamps = Stamps(counters)
         self.stamp = self.stamps.stamp
@@ -247,7 +250,7 @@ class Feeds:
         self._certain = False
         self.names.no_answers()
         feeds = self.all()
-        enabled = [feed.disengage for feed in feeds if feed.disengage is not None]
+        enabled = [feed.disengage for feed in feeds if feed.disengage is not None] + self._leaving.take()
         self.by_token.clear()
         for feed in feeds:
             feed.disengage, feed.token = None, next(self._tokens)
@@ -297,6 +300,7 @@ class Feeds:
                 evgen._feed = None
         for listed in (self.by_token, self._domains, self._disks, self.pending, self._early):
             listed.clear()
+        self._leaving.take()
 
     def _shutdown(self, feed: DomainFeed, event: DomainShutdown) -> None:
         certain = self._certain or self._caught_up()
@@ -355,11 +359,9 @@ class Feeds:
         members = list(feed.members)
         for evgen in members:
             evgen._feed = None
-        try:
-            self._close(feed)
-        finally:
-            for evgen in members:
-                self._report_death(evgen, feed.uuid, feed.name, event)
+        self._close(feed, later=True)
+        for evgen in members:
+            self._report_death(evgen, feed.uuid, feed.name, event)
 
     def _eject(self, feed: DiskFeed, event: DiskEject) -> None:
         if feed.uuid is None or not (self._certain or self._caught_up()):
@@ -412,7 +414,8 @@ class Feeds:
         self.names.ask(feed, self._side)
         return feed
 
-    def _close(self, feed: DomainFeed | DiskFeed) -> None:
+    def _close(self, feed: DomainFeed | DiskFeed, later: bool = False) -> None:
+        """`later`: when whoever waits for the event at hand has it."""
         if self.by_token.pop(feed.token, None) is None:
             return
         if isinstance(feed, DiskFeed):
@@ -422,12 +425,8 @@ class Feeds:
             siblings.remove(feed)
             if not siblings:
                 del self._domains[feed.domid]
-        try:
-            if feed.disengage is not None:
-                feed.disengage()
-        except (LibxlError, Disaster):
-            if not self._lost():
-                raise
+        if feed.disengage is not None:
+            (self._leaving.add if later else self._leaving.call)(feed.disengage)
 
     def _drop_disk(self, feed: DiskFeed) -> None:
         """The domain whose disk it was is gone."""

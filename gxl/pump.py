@@ -42,6 +42,7 @@ from gxl.interfaces import (
     IOSEventHooks,
     IPolledBinding,
     IStoreConnection,
+    ITurnBinding,
     Predicate,
 )
 from gxl.mailbox import Mailbox, SharedMailbox
@@ -98,12 +99,15 @@ class Pump:
                 binding.poll_for(polling)
             # What is watched apart from the engine, is watched by the same.
             self.hooks: IOSEventHooks = CountedHooks(hooks, self.counters)
-            feeds = Feeds(self._others, self.drain, self.lost, self.lock, self.check_caller, self.log, self.counters)
+            turns = ITurnBinding(self.binding, None)
+            later = self.binding.call_soon if turns is None else turns.call_next_turn
+            aids = self.lock, self.check_caller, self.log, self.counters
+            feeds = Feeds(self._others, self.drain, self.lost, later, *aids)
             self.feeds = feeds
             self.callbacks = Callbacks(self.binding, self.lock)
             # The Context's own sink: to the application's callback, a waiter, or the queue.
             resolve, self.accept = way(feeds, self.mailbox, self.callbacks, self._accept)
-            self._arrivals = Arrivals(self.binding, feeds.arrived, resolve, self._undelivered, self.counters)
+            self._arrivals = Arrivals(self.binding, later, feeds.arrived, resolve, self._undelivered, self.counters)
             self.reign = reign = self.enthrone(engine)
             self.side = self.listen(connected(engine))
             feeds.connect(reign.engine, self.side)

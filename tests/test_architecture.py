@@ -48,6 +48,7 @@ CONTEXT = (
         "gxl.floods",
         "gxl.stamps",
         "gxl.ordinary",
+        "gxl.leaving",
         "gxl.names",
         "gxl.identity",
         "gxl.affected",

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an engine is told only after the event has come, is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gxl.errors import Disaster
+from gxl.leaving import Leaving
+
+
+class Turns:
+    """A loop whose turns the test takes."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def later(self, f: Callable[[], object]) -> None:
+        self.waiting.append(f)
+
+    def take(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for f in waiting:
+            f()
+
+
+def fails(error: BaseException) -> Callable[[], object]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def test_all_calls_are_made_in_one_later_turn() -> None:
+    turns, made = Turns(), list[int]()
+    leaving = Leaving(turns.later, lambda: False)
+    for number in (1, 2, 3):
+        leaving.add(lambda number=number: made.append(number))  # type: ignore[misc]  # a lambda's default
+    assert (made, len(turns.waiting)) == ([], 1)
+    turns.take()
+    assert sorted(made) == [1, 2, 3]
+    assert not turns.waiting
+
+
+@pytest.mark.parametrize("error", [Disaster(0, "gone"), KeyboardInterrupt(), ValueError()], ids=repr)
+def test_a_call_that_raises_is_told_of_and_the_others_are_made_in_the_next_turn(error: BaseException) -> None:
+    turns, made = Turns(), list[int]()
+    leaving = Leaving(turns.later, lambda: False)
+    leaving.add(lambda: made.append(1))
+    leaving.add(fails(error))
+    with pytest.raises(type(error)):
+        turns.take()
+    turns.take()
+    assert made == [1]
+
+
+def test_a_call_that_fails_because_the_engine_is_lost_is_no_news() -> None:
+    turns, made = Turns(), list[int]()
+    leaving = Leaving(turns.later, lambda: True)
+    leaving.add(lambda: made.append(1))
+    leaving.add(fails(Disaster(0, "gone")))
+    turns.take()
+    assert made == [1]
+
+
+def test_what_was_taken_back_is_not_made() -> None:
+    turns, made = Turns(), list[int]()
+    leaving = Leaving(turns.later, lambda: False)
+    leaving.add(lambda: made.append(1))
+    (call,) = leaving.take()
+    turns.take()
+    assert made == []
+    call()
+    assert made == [1]
