@@ -16,10 +16,8 @@ from typing import Any
 
 import pytest
 from libxl_pump import Hooks, pump, queued
-from requirements import Requirements
 from zope.interface.verify import verifyClass
 
-from gxl import compiled
 from gxl.arguments import devid
 from gxl.engines.libxl import LibxlEngine
 from gxl.engines.libxl.collecting import Collecting
@@ -28,18 +26,12 @@ from gxl.events import DiskEject, DomainDeath, Event, EventType, OperationComple
 from gxl.interfaces import AsyncHow, ICollectedEngine
 from gxl.simhost.remote import RemoteHost
 
-pytest_plugins = ["libxl_fixtures"]
+pytest_plugins = ["libxl_fixtures", "forms"]
 
 
-@pytest.fixture(autouse=True, params=["plain", "compiled"])
-def form(request: pytest.FixtureRequest, require: Requirements, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of the two collects."""
-    form: str = request.param
-    if form == "plain":
-        monkeypatch.setattr(compiled, "part", None)
-    else:
-        require.module("gxl._compiled")
-    return form
+@pytest.fixture(autouse=True)
+def in_each_form(form: str) -> None:
+    """Before the engine is opened."""
 
 
 class Full(deque[Event]):

@@ -11,24 +11,13 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
-from requirements import Requirements
 from worlds import in_native_thread
 
-from gxl import compiled, shield
+from gxl import shield
 from gxl.shield import Shield
 
-OF_PYTHON = {name: getattr(shield, f"_{name}") for name in ("hold", "let_go", "held_from")}
-
-
-@pytest.fixture(autouse=True, params=["plain", "compiled"])
-def form(request: pytest.FixtureRequest, require: Requirements, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What holds the signals, Python or C."""
-    form: str = request.param
-    if form == "compiled":
-        require.module("gxl._compiled")
-    for name, in_python in OF_PYTHON.items():
-        monkeypatch.setattr(shield, name, in_python if form == "plain" else getattr(compiled.part, name))
-    return form
+pytest_plugins = ["forms"]
+pytestmark = pytest.mark.usefixtures("form")
 
 
 @pytest.fixture

@@ -27,6 +27,9 @@ HOST = PACKAGE / "simhost"
 LOAD_CONST, NOP, SWAP = (dis.opmap[name] for name in ("LOAD_CONST", "NOP", "SWAP"))
 Act = Callable[[Any, gxl.Context], object]
 
+pytest_plugins = ["forms"]
+pytestmark = pytest.mark.usefixtures("form")
+
 STRIDE = 41
 """Only every so manieth step is struck, of some 25,000: each takes a Context of its own."""
 
