@@ -106,9 +106,9 @@ def check_own(evgen: Evgen, kind: type[Evgen], feeds: Feeds) -> None:
 
 
 class DomainFeed:
-    """The engine's evgen for one life of a domain, and whom it serves. `disengage` disables it; None: it is off."""
+    """The engine's evgen for one life of a domain, and whom it serves. `handle` is the evgen; None: it is off."""
 
-    __slots__ = ("domid", "uuid", "name", "named", "token", "disengage", "members", "spent")
+    __slots__ = ("domid", "uuid", "name", "named", "token", "_engine", "handle", "members", "spent")
 
     def __init__(self, domid: int, uuid: UUID, token: int) -> None:
         self.domid = domid
@@ -116,19 +116,27 @@ class DomainFeed:
         self.name: str | None = None
         self.named = False
         self.token = token
-        self.disengage: Callable[[], object] | None = None
+        self._engine: IEngine | None = None
+        self.handle: object = None
         self.members: dict[DomainDeathEvgen, None] = {}
         self.spent = False
 
     def engage(self, engine: IEngine) -> None:
         """Enable it at `engine`."""
-        self.disengage = partial(engine.evdisable_domain_death, engine.evenable_domain_death(self.domid, self.token))
+        self.handle, self._engine = engine.evenable_domain_death(self.domid, self.token), engine
+
+    def disengage(self) -> Callable[[], object]:
+        """It is off from now on. Returns what disables it at the engine."""
+        assert self._engine is not None
+        disable = partial(self._engine.evdisable_domain_death, self.handle)
+        self.handle = self._engine = None
+        return disable
 
 
 class DiskFeed:
-    """The engine's evgen for one disk, and whom it serves. `disengage` disables it; None: it is off."""
+    """The engine's evgen for one disk, and whom it serves. `handle` is the evgen; None: it is off."""
 
-    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "disengage", "members", "allowance")
+    __slots__ = ("domid", "devid", "uuid", "name", "named", "token", "_engine", "handle", "members", "allowance")
 
     def __init__(self, domid: int, number: int, uuid: UUID | None, token: int) -> None:
         self.domid = domid
@@ -137,13 +145,21 @@ class DiskFeed:
         self.name: str | None = None
         self.named = False
         self.token = token
-        self.disengage: Callable[[], object] | None = None
+        self._engine: IEngine | None = None
+        self.handle: object = None
         self.members: dict[DiskEjectEvgen, None] = {}
         self.allowance = Allowance()
 
     def engage(self, engine: IEngine, vdev: str) -> None:
         """Enable it at `engine`."""
-        self.disengage = partial(engine.evdisable_disk_eject, engine.evenable_disk_eject(self.domid, vdev, self.token))
+        self.handle, self._engine = engine.evenable_disk_eject(self.domid, vdev, self.token), engine
+
+    def disengage(self) -> Callable[[], object]:
+        """It is off from now on. Returns what disables it at the engine."""
+        assert self._engine is not None
+        disable = partial(self._engine.evdisable_disk_eject, self.handle)
+        self.handle = self._engine = None
+        return disable
 
 
 def shutdown_of(info: DomainInfo) -> DomainShutdown:

@@ -250,10 +250,10 @@ class Feeds:
         self._certain = False
         self.names.no_answers()
         feeds = self.all()
-        enabled = [feed.disengage for feed in feeds if feed.disengage is not None] + self._leaving.take()
+        enabled = [feed.disengage() for feed in feeds if feed.handle is not None] + self._leaving.take()
         self.by_token.clear()
         for feed in feeds:
-            feed.disengage, feed.token = None, next(self._tokens)
+            feed.token = next(self._tokens)
             self.by_token[feed.token] = feed
             if isinstance(feed, DomainFeed):
                 feed.spent = False
@@ -273,11 +273,11 @@ class Feeds:
                 continue
             if isinstance(feed, DomainFeed):
                 info = self._info(feed.domid)
-                if feed.disengage is None or info is None or info.uuid != feed.uuid:
+                if feed.handle is None or info is None or info.uuid != feed.uuid:
                     self._end(feed)
                 else:
                     self._report_state(feed, info)
-            elif feed.disengage is None:
+            elif feed.handle is None:
                 self._drop_disk(feed)
             yield
         while self._early:
@@ -425,8 +425,8 @@ class Feeds:
             siblings.remove(feed)
             if not siblings:
                 del self._domains[feed.domid]
-        if feed.disengage is not None:
-            (self._leaving.add if later else self._leaving.call)(feed.disengage)
+        if feed.handle is not None:
+            (self._leaving.add if later else self._leaving.call)(feed.disengage())
 
     def _drop_disk(self, feed: DiskFeed) -> None:
         """The domain whose disk it was is gone."""

@@ -256,7 +256,7 @@ class Recovery:
                     feed.engage(engine)
             elif feed.uuid is None or info is None or info.uuid == feed.uuid:
                 feed.engage(engine, next(iter(feed.members)).vdev)
-            if feed.disengage is not None and not feed.named:
+            if feed.handle is not None and not feed.named:
                 feeds.names.ask(feed, side)
             yield
 
