@@ -19,8 +19,12 @@ from gxl.shield import Shield
 Arrival = Event | Callable[[], object]
 
 # So long a turn of the loop may take, in seconds, and so many arrivals are delivered between two looks at the clock.
-_SLICE = 0.0005
+# Whoever is woken by them runs in the same turn, and takes as long again, or longer.
+_SLICE = 0.00025
 _BETWEEN_LOOKS = 8
+
+# After so long a call of an engine's, the loop has others to serve first.
+_LONG = 0.002
 
 
 # So many events are taken off an engine at once. Few: what waits is looked at by each garbage collection.
@@ -96,8 +100,9 @@ class Arrivals:
             self._schedule()
 
     def turn(self, call: Callable[..., object], *args: object) -> None:
-        """Make a call of an engine's, from the loop, and deliver what it finds: a slice at once."""
+        """Make a call of an engine's, from the loop, and deliver what it finds: a slice at once, or the next time."""
         nothing = not (self._incoming or self._calls or self._unasked)
+        began = perf_counter()
         self._inside = True
         try:
             call(*args)
@@ -110,9 +115,11 @@ class Arrivals:
             raise
         finally:
             self._inside = False
+            ended = perf_counter()
             if nothing:
-                self._oldest = perf_counter()
-        self.deliver(_SLICE)
+                self._oldest = ended
+        if ended - began < _LONG:
+            self.deliver(_SLICE)
         if self._incoming or self._calls or self._unasked:
             self._schedule()
 

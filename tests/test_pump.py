@@ -16,6 +16,8 @@ from worlds import World, outcome, settle, until
 from zope.interface.verify import verifyObject
 
 import gxl
+from gxl import arrivals
+from gxl.arrivals import Arrivals
 from gxl.interfaces import IEventSink, IHubBinding
 
 
@@ -148,3 +150,32 @@ def test_a_burst_is_delivered_over_several_turns_of_the_loop_in_order(
     assert order.index("somebody else") < 50
     order.remove("somebody else")
     assert order == list(range(100))
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_after_a_long_call_the_loop_has_a_turn_before_anything_is_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
+    monkeypatch.setattr(arrivals, "_LONG", 0.0 if long else 1e9)
+    ctx = world.open()
+    domid = world.host.create_domain()
+    ctx.evenable_domain_death(domid)
+    ctx.list_domain()
+    inside: list[bool] = []
+    turn, deliver = Arrivals.turn, Arrivals.deliver
+
+    def turning(self: Arrivals, *args: Any) -> None:
+        inside.append(False)
+        turn(self, *args)
+        inside.append(False)
+
+    def delivering(self: Arrivals, *args: Any) -> None:
+        inside[-1] |= bool(self)
+        deliver(self, *args)
+
+    monkeypatch.setattr(Arrivals, "turn", turning)
+    monkeypatch.setattr(Arrivals, "deliver", delivering)
+    world.host.shutdown_domain(domid)
+    assert isinstance(ctx.event_wait(timeout=10), gxl.DomainShutdown)
+    assert any(inside[0::2]) is not long
+    assert any(inside[1::2]) is long
