@@ -5,7 +5,13 @@ The cffi declarations, without a compiler; and the optional part (gxl/compiled.p
 compiler, or no header of Python's.
 """
 
+from hashlib import sha256
+from pathlib import Path
+
 from setuptools import Extension, setup
+
+C = ["gxl/_compiled.c", "gxl/_compiled.h", "gxl/_ordinary.c"]
+DIGEST = sha256(b"".join(Path(name).read_bytes() for name in C)).hexdigest()[:12]
 
 setup(
     cffi_modules=["gxl/engines/libxl/declarations.py:ffibuilder"],
@@ -14,8 +20,10 @@ setup(
     ext_modules=[
         Extension(
             "gxl._compiled",
-            ["gxl/_compiled.c", "gxl/_ordinary.c"],
-            depends=["gxl/_compiled.h"],
+            [name for name in C if name.endswith(".c")],
+            depends=[name for name in C if name.endswith(".h")],
+            # gxl/compiled.py passes over what was built of other sources than its own.
+            define_macros=[("GXL_SOURCES", f'"{DIGEST}"')],
             optional=True,
         )
     ],

@@ -478,7 +478,7 @@ static int execute(PyObject *module)
         }
         Py_DECREF(type);
     }
-    return 0;
+    return PyModule_AddStringConstant(module, "SOURCES", GXL_SOURCES);
 }
 
 static PyMethodDef methods[] = {

@@ -2,7 +2,8 @@
 """The compiled part, which does in C what has to be done for each event. Optional: gxl does all of it without, too.
 
 `part` is the module gxl._compiled, or None: where it could not be built, in a subinterpreter, and where the environment
-variable PURE_PYTHON says so, as it does to zope.interface and gevent. What is in it:
+variable PURE_PYTHON says so, as it does to zope.interface and gevent; or where it was built of other sources. What is
+in it:
 
 * hold, let_go, held_from: what gxl.shield does, in two system calls instead of in sets of sixty numbers.
 * Ordinary: the way of an event to the one who waits for it, for gxl.ordinary.
@@ -17,6 +18,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+# Of which sources it has to be, by their digest: a checkout may have been changed since it was built there.
+_SOURCES = "2187f3e8da9c"
+
 
 def _load() -> Any:
     if os.environ.get("PURE_PYTHON", "0") not in ("", "0"):
@@ -25,7 +29,7 @@ def _load() -> Any:
         import gxl._compiled as compiled  # type: ignore[import-not-found, import-untyped, unused-ignore]  # C
     except ImportError:
         return None
-    return compiled
+    return compiled if getattr(compiled, "SOURCES", "") == _SOURCES else None
 
 
 part: Any = _load()

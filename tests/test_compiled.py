@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from libxl_pump import queued
 from requirements import Requirements
 
+from gxl import compiled
 from gxl.engines.libxl import LibxlEngine
 from gxl.events import Event
 
@@ -36,6 +39,20 @@ interpreters = importlib.import_module(name)
 failed = interpreters.run_string(interpreters.create(), {INNER!r})
 assert failed is None, failed
 """
+
+
+def test_what_was_built_of_other_sources_is_passed_over(require: Requirements) -> None:
+    require.module("gxl._compiled")
+    program = "import gxl._compiled as c; c.SOURCES = 'older'; import gxl.compiled; print(gxl.compiled.form)"
+    for code, form in ((program, "plain"), (program.replace("c.SOURCES = 'older'", "pass"), "compiled")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip() == form
+
+
+def test_the_digest_is_that_of_the_sources() -> None:
+    sources = [ROOT / "gxl" / name for name in ("_compiled.c", "_compiled.h", "_ordinary.c")]
+    digest = sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    assert digest == compiled._SOURCES, f"gxl/compiled.py has to say {digest!r}, and ./test to build it anew"
 
 
 def test_another_interpreter_goes_without(require: Requirements) -> None:
