@@ -166,10 +166,10 @@ AHEAD = [
     )
 ]
 GOALS = [
-    Goal("eject ping-pong, gxl / C", 1.10, 8, *_to("eject ping-pong", "C")),
-    Goal("one death among 10 waiters, gxl / C", 1.25, 10, *_to("a death among 10", "C")),
+    Goal("eject ping-pong, gxl / C", 1.10, 6, *_to("eject ping-pong", "C")),
+    Goal("one death among 10 waiters, gxl / C", 1.25, 8, *_to("a death among 10", "C")),
     *(
-        Goal(f"storm of {domains:,}, a greenlet {takers}, gxl / C, an event", 1.4, 30, *_to(workload, "C"))
+        Goal(f"storm of {domains:,}, a greenlet {takers}, gxl / C, an event", 1.4, 20, *_to(workload, "C"))
         for domains in (10_000, 1000)
         for takers, workload in (
             ("each", f"storm of {domains}"),
@@ -202,7 +202,7 @@ GOALS = [
         Goal(_EMBEDDED + of_it, 5, None, _figure("storm of 10000", "embedded", figure, 1e3))
         for of_it, figure in (("", "pause"), (_AT_WORK, "worked"))
     ),
-    Goal("system calls an eject beyond C's", 2, 15, _more_calls("gxl"), _more_calls("bare")),
+    Goal("system calls an eject beyond C's", 2, 12, _more_calls("gxl"), _more_calls("bare")),
 ]
 
 

@@ -115,7 +115,10 @@ class Bench:
         self._host.ask(f"domains {domains}")
         client = Process(self.command_of(candidate, kind, domains, per_byte), self.cpus[1], self._environment)
         try:
-            yield Run(client, client if candidate == "embedded" else self._host, domains, candidate)
+            run = Run(client, client if candidate == "embedded" else self._host, domains, candidate)
+            # It has said that it is ready before its loop has turned for the first time. Now it has.
+            run.report()
+            yield run
         finally:
             client.stop()
 
