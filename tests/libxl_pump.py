@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import select
+from collections import deque
 from typing import Any, NoReturn
 
 from gxl.engines.libxl import LibxlEngine
@@ -18,6 +19,18 @@ class Hooks:
         self.events: list[Event] = []
         self.event_occurs: Any = self.events.append
         self.disaster = disaster
+
+
+class Full(deque[Event]):
+    """Memory runs out as it takes its first event."""
+
+    full = True
+
+    def append(self, event: Event) -> None:
+        full, self.full = self.full, False
+        if full:
+            raise MemoryError
+        super().append(event)
 
 
 def pump(engine: LibxlEngine, limit: float = 10.0) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
-from libxl_pump import queued
+from libxl_pump import Full, queued
 from requirements import Requirements
 
 from gxl import compiled
@@ -87,6 +87,16 @@ def test_who_waits_for_libxls_lock_lets_python_run(
     other.join()
     assert [event.domid for event in events] == three_deaths
     assert queued(engine) == []
+
+
+def test_what_a_call_of_the_loop_could_not_take_for_lack_of_memory_it_takes_then(
+    engine: LibxlEngine, three_deaths: list[int], require: Requirements
+) -> None:
+    require.module("gxl._compiled")
+    events: deque[Event] = Full()
+    engine.event_notify(lambda: None, events, 10)
+    engine.osevent_afterpoll([])
+    assert [event.domid for event in events] == three_deaths
 
 
 @pytest.mark.parametrize("kind", ["wrong", "none"])

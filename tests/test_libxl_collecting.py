@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from libxl_pump import Hooks, pump, queued
+from libxl_pump import Full, Hooks, pump, queued
 from zope.interface.verify import verifyClass
 
 from gxl.arguments import devid
@@ -32,18 +32,6 @@ pytest_plugins = ["libxl_fixtures", "forms"]
 @pytest.fixture(autouse=True)
 def in_each_form(form: str) -> None:
     """Before the engine is opened."""
-
-
-class Full(deque[Event]):
-    """Memory runs out as it takes its first event."""
-
-    full = True
-
-    def append(self, event: Event) -> None:
-        full, self.full = self.full, False
-        if full:
-            raise MemoryError
-        super().append(event)
 
 
 def broken(form: str, monkeypatch: pytest.MonkeyPatch) -> deque[Event]:

@@ -131,6 +131,16 @@ class Compiled(Collecting):
             reasons=tuple(REASONS.get(number, number) for number in range(256)),
         )
 
+    def found(self, call: Call) -> None:
+        into = self._into
+        if into is not None:
+            try:
+                if self._collector.collect(into, self._limit - len(into)) is False:
+                    return
+            except Exception:
+                pass  # for lack of memory: the event is still there
+            super().found(call)
+
     def collect(self, into: deque[Any], limit: int) -> bool:
         end = len(into) + limit
         while True:

@@ -150,11 +150,12 @@ class LibxlEngine:
             self._ctx.leave(call)
 
     def evdisable_domain_death(self, evgen: object) -> None:
-        call = self._enter("evdisable_domain_death", even_dead=True)
+        ctx = self._ctx
+        call = self._enter("evdisable_domain_death", True, True)
         try:
-            self._ctx.evgens.disable(call, evgen, DomainDeathEvgen)
+            ctx.evgens.disable(call, evgen, DomainDeathEvgen)
         finally:
-            self._ctx.leave(call)
+            ctx.leave(call)
 
     def evenable_disk_eject(self, domid: int, vdev: str, user: int = 0) -> DiskEjectEvgen:
         check_domid(domid)
@@ -206,12 +207,13 @@ class LibxlEngine:
             ctx.leave(call)
 
     def osevent_occurred_fd(self, for_libxl: object, fd: int, events: int, revents: int) -> None:
-        call = self._enter("osevent_occurred_fd", nested=False, even_dead=True)
+        ctx = self._ctx
+        call = self._enter("osevent_occurred_fd", False, True)
         try:
-            self._ctx.osevents.occurred_fd(for_libxl, fd, events, revents)
-            self._ctx.collecting.found(call)
+            ctx.osevents.occurred_fd(for_libxl, fd, events, revents)
+            ctx.collecting.found(call)
         finally:
-            self._ctx.leave(call)
+            ctx.leave(call)
 
     def osevent_occurred_timeout(self, for_libxl: object) -> None:
         call = self._enter("osevent_occurred_timeout", nested=False, even_dead=True)
