@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +180,16 @@ class _InThread:
         except BaseException as error:
             self._error = error
 
+    def sleeps(self) -> None:
+        """Give it the time to go to sleep, by whatever but a lock: who waits for Python's own has work to do."""
+        until = time.monotonic() + 1
+        wait = Path(f"/proc/self/task/{self._thread.native_id}/wchan")
+        while time.monotonic() < until and self._thread.is_alive():
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                where = wait.read_text()
+                if where != "0" and "futex" not in where:
+                    break
+
     def result(self) -> Any:
         self._thread.join(self._patience)
         assert not self._thread.is_alive(), f"a thread that should have returned still blocks after {self._patience} s"
@@ -196,6 +209,7 @@ def a_waiting_thread_is_woken_by_an_event_that_another_threads_call_queued(rig: 
 
     waiter = _InThread(rig, lambda: rig.engine.event_wait(EVENTMASK_ALL, wanted))
     assert has_looked.wait(rig.patience)
+    waiter.sleeps()
     # Ends, and is queued, inside this call: no fd becomes ready.
     rig.engine.domain_pause(domid, AsyncHow(2))
     assert waiter.result() == OperationComplete(domid, 0, for_user=2)
@@ -213,6 +227,7 @@ def a_waiting_thread_sees_to_an_evgen_that_another_threads_call_enabled(rig: Rig
 
     waiter = _InThread(rig, lambda: rig.engine.event_wait(EVENTMASK_ALL, wanted))
     assert has_looked.wait(rig.patience)
+    waiter.sleeps()
     rig.engine.evenable_domain_death(domid, 5)
     rig.host.destroy_domain(domid)
     assert waiter.result() == DomainDeath(domid, for_user=5)
