@@ -16,7 +16,6 @@ import weakref
 from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from threading import get_native_id
 from typing import Any
 
 from gxl import shield
@@ -32,6 +31,10 @@ from gxl.engines.libxl.osevents import OSEvents
 from gxl.engines.libxl.store import open_connections
 from gxl.errors import Disaster, EngineUnavailable, GxlError, MisuseError
 from gxl.forking import in_library_fork
+from gxl.unpatched import unpatched
+
+# Not the thread's native id: to ask for that is a system call, each time.
+_get_ident: Callable[[], int] = unpatched("_thread").get_ident
 
 
 class Ctx:
@@ -131,7 +134,7 @@ class Ctx:
         """
         if self.refusal is not None and not (even_dead and self.dead is not None and self.refusal == self.dead.again):
             raise self.refusal()
-        thread = get_native_id()
+        thread = _get_ident()
         try:
             call = self._unused.pop()
         except IndexError:
@@ -204,7 +207,7 @@ class Ctx:
 
     def current(self) -> Call:
         """The innermost call of this thread: the one in which a callback runs."""
-        return self._calls[get_native_id()]
+        return self._calls[_get_ident()]
 
     def refuse(self, message: str) -> None:
         """From now on every call raises MisuseError(message)."""
@@ -286,7 +289,7 @@ class Ctx:
             raise MisuseError(f"ctx_free with {operations} operations under way: ao_abort them, and see them end")
         if self.children.pending():
             raise MisuseError("ctx_free with children pending: reap them, and report them to childproc_reaped")
-        if any(thread != get_native_id() for thread in list(self._calls)):
+        if any(thread != _get_ident() for thread in list(self._calls)):
             raise MisuseError("ctx_free while another thread is inside the engine: let it come out first")
 
     def postfork_child_noexec(self) -> None:
