@@ -180,7 +180,8 @@ Py_ssize_t gxl_find_slot(PyTypeObject *class, const char *name)
     if (descriptor == NULL)
         return -1;
     if (Py_TYPE(descriptor) == &PyMemberDescr_Type
-        && ((PyMemberDescrObject *)descriptor)->d_member->type == T_OBJECT_EX)
+        && ((PyMemberDescrObject *)descriptor)->d_member->type == T_OBJECT_EX
+        && PyType_IsSubtype(class, PyDescr_TYPE(descriptor)))
         offset = ((PyMemberDescrObject *)descriptor)->d_member->offset;
     else
         PyErr_Format(PyExc_TypeError, "%s.%s is no slot", class->tp_name, name);
@@ -256,24 +257,18 @@ static int collector_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
-static int collector_clear(PyObject *object)
+/* There is no tp_clear: it can still be called by what the collector takes with it. */
+static void collector_dealloc(PyObject *object)
 {
+    PyTypeObject *type = Py_TYPE(object);
     Collector *self = (Collector *)object;
 
+    PyObject_GC_UnTrack(object);
     for (int kind = 0; kind < KINDS; kind++)
         Py_CLEAR(self->classes[kind]);
     Py_CLEAR(self->reasons);
     Py_CLEAR(self->ejects);
     Py_CLEAR(self->append);
-    return 0;
-}
-
-static void collector_dealloc(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-
-    PyObject_GC_UnTrack(object);
-    collector_clear(object);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -445,7 +440,6 @@ static PyType_Slot collector_slots[] = {
     {Py_tp_new, collector_new},
     {Py_tp_dealloc, collector_dealloc},
     {Py_tp_traverse, collector_traverse},
-    {Py_tp_clear, collector_clear},
     {Py_tp_methods, collector_methods},
     {0, NULL},
 };

@@ -83,16 +83,15 @@ static void set(Ordinary *self, PyObject *object, int slot, PyObject *value)
 /* Who waits for such an event as somebody with a key like `kind`'s does. NULL: nobody, or an exception is set. */
 static PyObject *waiting(Ordinary *self, PyObject *event, PyObject *kind, PyObject *groups)
 {
-    PyObject *key = PyTuple_Pack(2, PyTuple_GET_ITEM(kind, 1) == Py_True ? get(self, event, DOMID) : Py_None,
-                                 PyTuple_GET_ITEM(kind, 2) == Py_True ? get(self, event, FOR_USER) : Py_None);
-    PyObject *group = NULL;
+    PyObject *key, *group = NULL;
 
-    if (key != NULL) {
-        Py_INCREF(groups); /* a domid's class may be anybody's, and compare as it likes */
+    Py_INCREF(groups); /* a domid's class may be anybody's, and compare as it likes */
+    key = PyTuple_Pack(2, PyTuple_GET_ITEM(kind, 1) == Py_True ? get(self, event, DOMID) : Py_None,
+                       PyTuple_GET_ITEM(kind, 2) == Py_True ? get(self, event, FOR_USER) : Py_None);
+    if (key != NULL)
         group = Py_XNewRef(PyDict_GetItemWithError(groups, key));
-        Py_DECREF(groups);
-        Py_DECREF(key);
-    }
+    Py_XDECREF(key);
+    Py_DECREF(groups);
     return group;
 }
 
@@ -142,7 +141,8 @@ static int accept(Ordinary *self, PyObject *event)
         return -1;
     called = PyObject_IsTrue(mask);
     Py_DECREF(mask);
-    if (!called && PyDict_GET_SIZE(self->picky) == 0)
+    if (!called && PyDict_GET_SIZE(self->picky) == 0 && get(self, event, DOMID) != NULL
+        && get(self, event, FOR_USER) != NULL)
         taker = oldest(self, event);
     if (taker == NULL && PyErr_Occurred())
         return -1;
@@ -197,6 +197,10 @@ static int stamp(Ordinary *self, PyObject *event, int kind, PyObject *uuid, PyOb
     PyObject *seq = NULL, *now = NULL;
     int failed = 1;
 
+    /* Python may run here, and what is borrowed be anything after that. */
+    Py_INCREF(uuid);
+    Py_INCREF(user);
+    Py_INCREF(name);
     one = PyLong_FromLong(1);
     if (count != NULL && one != NULL)
         more = PyNumber_Add(count, one);
@@ -213,6 +217,9 @@ static int stamp(Ordinary *self, PyObject *event, int kind, PyObject *uuid, PyOb
         failed = Py_TYPE(event) == self->drafts[kind]
                  && PyObject_SetAttr(event, self->words[CLASS], self->sealed[kind]) < 0;
     }
+    Py_DECREF(uuid);
+    Py_DECREF(user);
+    Py_DECREF(name);
     Py_XDECREF(count);
     Py_XDECREF(one);
     Py_XDECREF(more);
@@ -230,19 +237,24 @@ static int tell(Ordinary *self, PyObject *sink, PyObject *event)
     if (PyCFunction_Check(sink) && PyCFunction_GET_SELF(sink) == (PyObject *)self
         && PyCFunction_GET_FUNCTION(sink) == accept_method)
         return accept(self, event);
+    Py_INCREF(sink);
     done = PyObject_CallOneArg(sink, event);
+    Py_DECREF(sink);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
 
-/* The only member of a feed, if it is of that class: borrowed. */
-static PyObject *only_member(Ordinary *self, PyObject *feed, int members, int class)
+/* The only member of a feed, if it is of that class, and has what is in an evgen for an application to see: borrowed. */
+static PyObject *only_member(Ordinary *self, PyObject *feed, int kind)
 {
-    PyObject *all = get(self, feed, members), *member, *nothing;
+    PyObject *all = get(self, feed, kind == EJECT ? DISK_MEMBERS : MEMBERS), *member, *nothing;
     Py_ssize_t position = 0;
 
     if (!PyDict_CheckExact(all) || PyDict_GET_SIZE(all) != 1 || !PyDict_Next(all, &position, &member, &nothing)
-        || Py_TYPE(member) != self->owners[class])
+        || Py_TYPE(member) != self->owners[kind == EJECT ? EJECT_EVGEN : DEATH_EVGEN]
+        || get(self, member, kind == EJECT ? EJECT_USER : USER) == NULL
+        || get(self, member, kind == EJECT ? EJECT_SINK : SINK) == NULL
+        || (kind == EJECT && get(self, member, EJECT_VDEV) == NULL))
         return NULL;
     return member;
 }
@@ -251,7 +263,7 @@ static PyObject *only_member(Ordinary *self, PyObject *feed, int members, int cl
 
 static int shutdown_of(Ordinary *self, PyObject *event, PyObject *feed)
 {
-    PyObject *evgen = only_member(self, feed, MEMBERS, DEATH_EVGEN);
+    PyObject *evgen = only_member(self, feed, SHUTDOWN);
     int failed;
 
     if (evgen == NULL || get(self, evgen, HELD_OVER) != Py_None || get(self, evgen, SHUTDOWN_REPORTED) != Py_False
@@ -268,7 +280,7 @@ static int shutdown_of(Ordinary *self, PyObject *event, PyObject *feed)
 
 static int death_of(Ordinary *self, PyObject *event, PyObject *feed)
 {
-    PyObject *evgen = only_member(self, feed, MEMBERS, DEATH_EVGEN), *closed;
+    PyObject *evgen = only_member(self, feed, DEATH), *closed;
     int failed;
 
     if (evgen == NULL || get(self, evgen, DEATH_REPORTED) != Py_False || get(self, feed, CALLED) == Py_None)
@@ -288,15 +300,17 @@ static int death_of(Ordinary *self, PyObject *event, PyObject *feed)
 
 static int eject_of(Ordinary *self, PyObject *event, PyObject *feed)
 {
-    PyObject *evgen = only_member(self, feed, DISK_MEMBERS, EJECT_EVGEN), *allowed;
+    PyObject *evgen = only_member(self, feed, EJECT), *allowed;
     int same, failed;
 
     if (evgen == NULL || get(self, feed, DISK_UUID) == Py_None || get(self, evgen, EJECT_FEED) != feed)
         return 0;
-    same = PyObject_RichCompareBool(get(self, event, VDEV), get(self, evgen, EJECT_VDEV), Py_EQ);
-    if (same <= 0)
-        return same;
     Py_INCREF(evgen);
+    same = PyObject_RichCompareBool(get(self, event, VDEV), get(self, evgen, EJECT_VDEV), Py_EQ);
+    if (same <= 0) {
+        Py_DECREF(evgen);
+        return same;
+    }
     allowed = PyObject_CallMethodNoArgs(get(self, feed, ALLOWANCE), self->words[SPEND]);
     if (allowed == Py_False) {
         PyObject *flooded = PyObject_CallMethod(self->feeds, "_flooded", "O", feed);
@@ -343,7 +357,7 @@ static PyObject *resolve(PyObject *object, PyObject *event)
     while (kind < KINDS && Py_TYPE(event) != self->drafts[kind]
            && ((PyObject *)Py_TYPE(event) != self->sealed[kind] || get(self, event, SEQ) != Py_None))
         kind++;
-    if (kind == KINDS)
+    if (kind == KINDS || get(self, event, FOR_USER) == NULL)
         return PyObject_CallOneArg(self->resolve, event);
     feed = PyDict_GetItemWithError(self->by_token, get(self, event, FOR_USER));
     if (feed == NULL && PyErr_Occurred())
@@ -377,6 +391,7 @@ static PyObject *ordinary_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 
     if (self == NULL)
         return NULL;
+    PyObject_GC_UnTrack(self); /* what is parsed is borrowed at first */
     if (!PyArg_ParseTupleAndKeywords(
             args, kwargs, "OO!OOOO!O!OOO(O!O!O!)(OOO)(OOO)(O!O!O!O!O!O!)", names, &self->feeds, &PyDict_Type,
             &self->by_token, &self->resolve, &self->counts, &self->seqs, &PyDict_Type, &self->plain, &PyDict_Type,
@@ -386,7 +401,6 @@ static PyObject *ordinary_new(PyTypeObject *type, PyObject *args, PyObject *kwar
             &self->types[EJECT], &PyType_Type, &self->owners[EVENT], &PyType_Type, &self->owners[PARKED],
             &PyType_Type, &self->owners[DOMAIN_FEED], &PyType_Type, &self->owners[DISK_FEED], &PyType_Type,
             &self->owners[DEATH_EVGEN], &PyType_Type, &self->owners[EJECT_EVGEN])) {
-        /* What was parsed is borrowed still. */
         memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
         Py_DECREF(self);
         return NULL;
@@ -411,6 +425,11 @@ static PyObject *ordinary_new(PyTypeObject *type, PyObject *args, PyObject *kwar
         if (self->words[word] == NULL)
             goto failed;
     }
+    if (!PyIter_Check(self->seqs)) {
+        PyErr_Format(PyExc_TypeError, "seqs must be an iterator, not %R", self->seqs);
+        goto failed;
+    }
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 failed:
     Py_DECREF(self);
@@ -439,22 +458,17 @@ static int ordinary_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
-static int ordinary_clear(PyObject *object)
-{
-    Ordinary *self = (Ordinary *)object;
-
-    EACH_MEMBER(self, Py_CLEAR);
-    return 0;
-}
-
+/* There is no tp_clear, as tuples have none: in each cycle is something else that has, such as the Feeds, and what that
+ * takes with it may still call this. */
 static void ordinary_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
+    Ordinary *self = (Ordinary *)object;
 
     PyObject_GC_UnTrack(object);
-    ordinary_clear(object);
+    EACH_MEMBER(self, Py_CLEAR);
     for (int word = 0; word < WORDS; word++)
-        Py_CLEAR(((Ordinary *)object)->words[word]);
+        Py_CLEAR(self->words[word]);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -472,7 +486,6 @@ static PyType_Slot ordinary_slots[] = {
     {Py_tp_new, ordinary_new},
     {Py_tp_dealloc, ordinary_dealloc},
     {Py_tp_traverse, ordinary_traverse},
-    {Py_tp_clear, ordinary_clear},
     {Py_tp_methods, ordinary_methods},
     {0, NULL},
 };

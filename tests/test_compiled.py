@@ -99,11 +99,11 @@ def test_what_a_call_of_the_loop_could_not_take_for_lack_of_memory_it_takes_then
     assert [event.domid for event in events] == three_deaths
 
 
-@pytest.mark.parametrize("kind", ["wrong", "none"])
+@pytest.mark.parametrize("kind", ["wrong", "none", "another's"])
 def test_a_class_that_keeps_things_elsewhere_is_refused(kind: str, require: Requirements) -> None:
     """Its slots are written to by their places: they have to be slots."""
     part = require.module("gxl._compiled")
-    classes = {"wrong": property(), "none": None}
+    classes = {"wrong": property(), "none": None, "another's": vars(Event)["domid"]}
     event = type("Event", (), {"domid": classes[kind]})
     with pytest.raises(TypeError, match=r"Event\.domid is no slot"):
         part.Collector(1, 1, 1, 1, 1, (0, 0, 0, 0), (), (), (event, event, event), tuple(range(256)))

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +18,11 @@ from zope.interface import implementer
 
 import gxl
 from gxl import DiskEject, DomainDeath, DomainShutdown, Event, compiled, floods
+from gxl.drafts import SEALED, DeathDraft, EjectDraft, ShutdownDraft
+from gxl.evgens import DiskEjectEvgen, DiskFeed, DomainDeathEvgen, DomainFeed
 from gxl.feeds import Feeds
 from gxl.interfaces import IEventHooks
+from gxl.mailbox import Parked
 
 spawn: Any = gevent.spawn
 STEPS = 40
@@ -239,3 +244,44 @@ def test_many_events_leave_no_memory_behind(world: World, require: Requirements)
     some()
     before = some()
     assert some() - before < 100
+
+
+def way(part: Any, **what: Any) -> Any:
+    """An Ordinary of nobody's."""
+    drafts = (ShutdownDraft, DeathDraft, EjectDraft)
+    whole: dict[str, Any] = {name: {} for name in ("by_token", "counts", "plain", "picky")}
+    whole |= {"feeds": None, "callbacks": None, "time": time, "seqs": itertools.count(), "resolve": id, "accept": id}
+    whole |= {"drafts": drafts, "sealed": tuple(SEALED[draft] for draft in drafts), "types": (1, 2, 3)}
+    owners = (Event, Parked, DomainFeed, DiskFeed, DomainDeathEvgen, DiskEjectEvgen)
+    return part.Ordinary(**whole | {"owners": owners} | what)
+
+
+def test_what_has_no_content_goes_python_s_way(require: Requirements) -> None:
+    part = require.module("gxl._compiled")
+    found: list[object] = []
+    callbacks = type("Callbacks", (), {"mask": 0})
+    plain = {(1 << 2, True, True): {(1, 1): None}}
+    ordinary = way(part, resolve=found.append, accept=found.append, plain=plain, callbacks=callbacks)
+    bare: Any = DeathDraft.__new__(DeathDraft)
+    ordinary.resolve(bare)
+    ordinary.accept(bare)
+    assert len(found) == 2
+    assert all(event is bare for event in found)
+
+
+def test_what_numbers_events_has_to_be_an_iterator(require: Requirements) -> None:
+    part = require.module("gxl._compiled")
+    with pytest.raises(TypeError, match="seqs must be an iterator, not 1"):
+        way(part, seqs=1)
+
+
+@pytest.mark.parametrize("lacks", ["user", "sink"])
+def test_an_evgen_that_somebody_has_emptied_is_an_error_and_no_crash(world: World, lacks: str) -> None:
+    ctx = world.open()
+    domid = world.host.create_domain("web")
+    evgen = ctx.evenable_domain_death(domid)
+    ctx.list_domain()
+    delattr(evgen, lacks)
+    world.host.destroy_domain(domid)
+    with pytest.raises(gxl.Disaster, match=lacks):
+        ctx.event_wait(timeout=10)
