@@ -178,7 +178,7 @@ GOALS = [
     ),
     Goal("burst of 200 ejects, gxl / C", 1.05, 4, *_to("burst of 200 ejects", "C")),
     # Beside 10 waiters among the same 10,000 domains: what libxl goes through before, and leaves behind, is the same.
-    # Beside 10 domains it is not, and the loop has a turn for others after a long call.
+    # Beside 10 domains it is not.
     *(
         Goal(
             f"{_SHARE}{among}: {what}",
