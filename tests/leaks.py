@@ -33,7 +33,9 @@ def held() -> dict[str, str]:
             found[f"fd {fd}"] = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:  # the fd that listed the directory
             continue
-    names = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+    # In a patched process each greenlet that has asked is a thread of Python's, a dummy with the native thread's id.
+    named = (thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread))
+    names = {str(thread.native_id): thread.name for thread in named}
     for task in os.listdir("/proc/self/task"):
         found[f"thread {task}"] = names.get(task, "not Python's")
     return found
