@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import gc
 import errno
+import gc
 import logging
 import sys
 from types import FrameType
