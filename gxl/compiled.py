@@ -26,7 +26,7 @@ def _load() -> Any:
     if os.environ.get("PURE_PYTHON", "0") not in ("", "0"):
         return None
     try:
-        import gxl._compiled as compiled  # type: ignore[import-not-found, import-untyped, unused-ignore]  # C
+        import gxl._compiled as compiled  # type: ignore[import-not-found, import-untyped, unused-ignore]  # written in C, and not there where it was not built
     except ImportError:
         return None
     return compiled if getattr(compiled, "SOURCES", "") == _SOURCES else None

@@ -37,7 +37,7 @@ def test_all_calls_are_made_in_one_later_turn() -> None:
     turns, made = Turns(), list[int]()
     leaving = Leaving(turns.later, lambda: False)
     for number in (1, 2, 3):
-        leaving.add(lambda number=number: made.append(number))  # type: ignore[misc]  # a lambda's default
+        leaving.add(lambda number=number: made.append(number))  # type: ignore[misc]  # mypy infers no lambda that has a default
     assert (made, len(turns.waiting)) == ([], 1)
     turns.take()
     assert sorted(made) == [1, 2, 3]

@@ -296,5 +296,6 @@ class ICollectedEngine(IEngine):
         """Move up to `limit` of the oldest events from the engine's queue to the end of `into`. False: no more there.
 
         What raises here, even Ctrl-C, loses no event: it is in `into`, or will be at the next call. One that can't be
-        copied is a disaster of its type. Events of evgens need not have their domuuid.
+        copied is a disaster of its type. Events of evgens need not have their domuuid, and may be
+        drafts (gxl.drafts), which the Context seals.
         """
