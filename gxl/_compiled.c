@@ -174,9 +174,14 @@ static int find_offsets(PyObject *offsets, Py_ssize_t *found)
 
 Py_ssize_t gxl_find_slot(PyTypeObject *class, const char *name)
 {
-    PyObject *descriptor = PyObject_GetAttrString((PyObject *)class, name);
+    /* A name that is not interned takes a place of its own in the interpreter's cache of types' attributes. */
+    PyObject *interned = PyUnicode_InternFromString(name), *descriptor;
     Py_ssize_t offset = -1;
 
+    if (interned == NULL)
+        return -1;
+    descriptor = PyObject_GetAttr((PyObject *)class, interned);
+    Py_DECREF(interned);
     if (descriptor == NULL)
         return -1;
     if (Py_TYPE(descriptor) == &PyMemberDescr_Type

@@ -46,9 +46,10 @@ static const struct {
     [EJECT_VDEV] = {EJECT_EVGEN, "vdev"},
 };
 
-enum { MASK, TYPE, WAKE, TIME_OF_DAY, CLASS, CERTAIN, ENGINE, CAUGHT_UP, CLOSE, SPEND, WORDS };
+enum { MASK, TYPE, WAKE, TIME_OF_DAY, CLASS, CERTAIN, ENGINE, CAUGHT_UP, CLOSE, SPEND, FLOODED,
+       WORDS };
 static const char *const words[WORDS] = {
-    "mask", "type", "wake", "time", "__class__", "_certain", "_engine", "_caught_up", "_close", "spend",
+    "mask", "type", "wake", "time", "__class__", "_certain", "_engine", "_caught_up", "_close", "spend", "_flooded",
 };
 
 typedef struct {
@@ -313,7 +314,7 @@ static int eject_of(Ordinary *self, PyObject *event, PyObject *feed)
     }
     allowed = PyObject_CallMethodNoArgs(get(self, feed, ALLOWANCE), self->words[SPEND]);
     if (allowed == Py_False) {
-        PyObject *flooded = PyObject_CallMethod(self->feeds, "_flooded", "O", feed);
+        PyObject *flooded = PyObject_CallMethodOneArg(self->feeds, self->words[FLOODED], feed);
         failed = flooded == NULL;
         Py_XDECREF(flooded);
     } else {

@@ -19,7 +19,7 @@ import os
 from typing import Any
 
 # Of which sources it has to be, by their digest: a checkout may have been changed since it was built there.
-_SOURCES = "b63451030f1d"
+_SOURCES = "c631b6f7359c"
 
 
 def _load() -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import sys
@@ -273,6 +274,18 @@ def test_what_numbers_events_has_to_be_an_iterator(require: Requirements) -> Non
     part = require.module("gxl._compiled")
     with pytest.raises(TypeError, match="seqs must be an iterator, not 1"):
         way(part, seqs=1)
+
+
+def test_what_is_made_anew_leaves_no_names_behind(require: Requirements) -> None:
+    """A name that is not interned stays in the interpreter's cache of attributes, and drives another out of it."""
+    part = require.module("gxl._compiled")
+    way(part)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(100):
+        way(part)
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 50
 
 
 @pytest.mark.parametrize("lacks", ["user", "sink"])
