@@ -23,9 +23,10 @@ Arrival = Event | Callable[[], object]
 _SLICE = 0.00025
 _BETWEEN_LOOKS = 8
 
-# After so long a call of an engine's, the loop has others to serve first.
+# After so long a call of an engine's, the loop has others to serve first, for so many turns: asyncio needs one to find
+# that a timer is due, and another to go on with the task that slept.
 _LONG = 0.002
-
+_TURNS_FOR_OTHERS = 2
 
 # So many events are taken off an engine at once. Few: what waits is looked at by each garbage collection.
 _BATCH = 64
@@ -68,6 +69,7 @@ class Arrivals:
         # How many of those that are incoming had arrived at the latest `before`.
         self._prepared = 0
         self._scheduled = False
+        self._turns_for_others = 0
         self._inside = False
 
     def __bool__(self) -> bool:
@@ -118,9 +120,12 @@ class Arrivals:
             ended = perf_counter()
             if nothing:
                 self._oldest = ended
+        long = ended - began >= _LONG
         # What is one event among ten thousand, need not wait for a turn even then; 0.0 is over at the first look.
-        self.deliver(_SLICE if ended - began < _LONG else 0.0)
+        self.deliver(0.0 if long else _SLICE)
         if self._incoming or self._calls or self._unasked:
+            if long:
+                self._turns_for_others = _TURNS_FOR_OTHERS
             self._schedule()
 
     def deliver_slice(self) -> None:
@@ -193,6 +198,10 @@ class Arrivals:
 
     def _scheduled_delivery(self) -> None:
         self._scheduled = False
+        if self._turns_for_others:
+            self._turns_for_others -= 1
+            self._schedule()
+            return
         # Once for all that is delivered, instead of for each evgen whose domain is dead.
         with Shield():
             self.deliver_slice()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import warnings
@@ -177,3 +178,36 @@ def test_after_a_long_call_a_few_events_are_delivered_and_the_loop_has_a_turn_be
             world.host.shutdown_domain(domid)
     until(lambda: ctx.queued == 20)
     assert max(inside) == (8 if long else 20)
+
+
+def test_after_a_long_call_a_task_that_has_slept_goes_on_before_all_is_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio finds in one turn that a timer is due, and goes on in the next with who slept."""
+    monkeypatch.setattr(arrivals, "_LONG", 0.0)
+    monkeypatch.setattr(arrivals, "_SLICE", 1e9)
+    queued: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        turn = Arrivals.turn
+
+        def turning(self: Arrivals, *args: Any) -> None:
+            turn(self, *args)
+            if ctx.queued and not queued:
+                loop.call_soon(loop.call_soon, lambda: queued.append(ctx.queued))
+
+        async with gxl.Context(world.engine(), hub="asyncio") as ctx:
+            domids = [world.host.create_domain() for _ in range(20)]
+            for domid in domids:
+                ctx.evenable_domain_death(domid)
+            await ctx.alist_domain()
+            monkeypatch.setattr(Arrivals, "turn", turning)
+            with world.host.quiet():
+                for domid in domids:
+                    world.host.shutdown_domain(domid)
+            while ctx.queued < 20:
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert queued == [8]
