@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import click
 
 from benchmarks import goals, tables
-from benchmarks.clients import CLIENTS, COMPILED
+from benchmarks.clients import CLIENTS
 from benchmarks.goals import Results
 from benchmarks.plot import draw
 from benchmarks.running import TOP, Bench, Failed
@@ -38,6 +37,7 @@ from benchmarks.workloads import (
     one_death,
     storm,
 )
+from gxl import compiled
 
 WORKLOADS = [
     PING_PONG,
@@ -61,7 +61,7 @@ WORKLOADS = [
 SHORT = [PING_PONG, BURST_OF_EJECTS, one_death(10), storm(1000), storm(1000, one_greenlet=True)]
 SHORT += [memory(10), memory(2010), IDLE]
 UNITS = {workload.name: workload.unit for workload in WORKLOADS}
-IS_COMPILED = find_spec(COMPILED) is not None
+IS_COMPILED = compiled.part is not None
 CANDIDATES = ["C", *(name for name in CLIENTS if IS_COMPILED or name not in PLAIN)]
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -69,20 +69,24 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def measure(
     bench: Bench, workloads: list[Workload], candidates: list[str], rounds: int, keep: Callable[[Results], object]
 ) -> Results:
-    """Every candidate once a round, in turn, so that what slows the machine slows them all. Each round is kept."""
+    """Every candidate once a round, in turn, so that what slows the machine slows them all. Each round is kept.
+
+    Another begins each time: what a candidate leaves behind, or has to wait for, is not always the same one's.
+    """
     results: Results = {}
-    runs = [
-        (workload, candidate) for workload in workloads for candidate in candidates if candidate in workload.candidates
-    ]
-    with click.progressbar(length=rounds * len(runs), file=sys.stderr) as progress:
-        for _ in range(rounds):
-            for workload, candidate in runs:
-                with bench.client(candidate, workload.kind, workload.domains, workload.per_byte) as run:
-                    figures = workload.drive(run)
-                for figure, value in figures.items():
+    taking_part = {workload: [name for name in candidates if name in workload.candidates] for workload in workloads}
+    length = rounds * sum(map(len, taking_part.values()))
+    with click.progressbar(length=length, file=sys.stderr) as progress:
+        for turn in range(rounds):
+            for workload, names in taking_part.items():
+                first = turn % len(names)
+                for candidate in names[first:] + names[:first]:
+                    with bench.client(candidate, workload.kind, workload.domains, workload.per_byte) as run:
+                        found = workload.drive(run)
                     measured = results.setdefault(workload.name, {}).setdefault(candidate, {})
-                    measured.setdefault(figure, []).append(value)
-                progress.update(1)
+                    for figure in measured.keys() | found.keys():
+                        measured.setdefault(figure, [None] * turn).append(found.get(figure))
+                    progress.update(1)
             keep(results)
     return results
 

@@ -3,8 +3,7 @@
 
 It keeps none of gxl's promises: a greenlet waits for one domid and for nothing else, an event is three integers, a
 hook or callback that fails is not noticed, nothing is ever disabled, lives are not told apart, a burst has the loop for
-itself until it is over. So no program that has a loop, cffi and greenlets can be faster, and what gxl takes more is for
-what it does more. Of gxl only the declarations are used.
+itself until it is over. It is what a program with a loop, cffi and greenlets takes that is written in the simplest way.
 """
 
 from __future__ import annotations
@@ -18,41 +17,27 @@ import gevent
 from greenlet import getcurrent, greenlet
 
 from benchmarks.job import Job, serve
-from gxl.engines.libxl.loading import ffi, libc, load
+from benchmarks.raw import Ctx, Event
+from gxl.engines.libxl.loading import ffi
 
-_XTL_ERROR = 8
 _FAILED = -1
 _READ = 1
 
 
-class Event:
-    __slots__ = ("type", "domid", "for_user")
-
-    def __init__(self, type: int, domid: int, for_user: int) -> None:
-        self.type = type
-        self.domid = domid
-        self.for_user = for_user
-
-
-class Ctx:
-    """A libxl_ctx whose fds are in an epoll set, and the events that it has reported."""
+class HookedCtx(Ctx):
+    """A ctx whose fds are in an epoll set, and the events that it has reported."""
 
     def __init__(self) -> None:
-        self.lib = lib = load().lib
+        super().__init__()
         self.epoll = select.epoll()
         # What libxl wants to have back, by fd.
         self._registered: dict[int, tuple[int, Any]] = {}
         self._found: list[Event] = []
-        self.occurred_fd: Callable[..., object] = lib.libxl_osevent_occurred_fd
-        log = lib.xtl_createlogger_stdiostream(libc.fdopen(os.dup(2), b"w"), _XTL_ERROR, 0)
-        out = ffi.new("libxl_ctx **")
-        if lib.libxl_ctx_alloc(out, 0, 0, log):
-            raise RuntimeError("libxl_ctx_alloc failed")
-        self.pointer = out[0]
+        self.occurred_fd: Callable[..., object] = self.lib.libxl_osevent_occurred_fd
         # What libxl refers to, and cffi would free.
         self._kept: list[Any] = []
-        lib.libxl_osevent_register_hooks(self.pointer, self._osevent_hooks(), ffi.NULL)
-        lib.libxl_event_register_callbacks(self.pointer, self._event_hooks(), ffi.NULL)
+        self.lib.libxl_osevent_register_hooks(self.pointer, self._osevent_hooks(), ffi.NULL)
+        self.lib.libxl_event_register_callbacks(self.pointer, self._event_hooks(), ffi.NULL)
 
     def _osevent_hooks(self) -> Any:
         def fd_register(user: Any, fd: int, out: Any, events: int, for_libxl: Any) -> int:
@@ -103,19 +88,6 @@ class Ctx:
         self._kept.append(struct)
         return struct
 
-    def enable(self, kind: str, domid: int) -> None:
-        """An evgen whose user value is the domid."""
-        if kind == "eject":
-            rc = self.lib.libxl_evenable_disk_eject(
-                self.pointer, domid, b"xvda", domid, ffi.new("libxl_evgen_disk_eject **")
-            )
-        else:
-            rc = self.lib.libxl_evenable_domain_death(
-                self.pointer, domid, domid, ffi.new("libxl_evgen_domain_death **")
-            )
-        if rc:
-            raise RuntimeError(f"an evgen for domain {domid} can't be enabled: {rc}")
-
     def events(self) -> list[Event]:
         """Tell libxl of the fds that are ready; what it has found by then."""
         for fd, revents in self.epoll.poll(0):
@@ -130,7 +102,7 @@ def run(job: Job) -> None:
     """Be the candidate."""
     job.connect()
     hub = gevent.get_hub()
-    ctx = job.opening(Ctx)
+    ctx = job.opening(HookedCtx)
     parked: dict[int, greenlet] = {}
 
     def wait_for_one(domid: int) -> None:

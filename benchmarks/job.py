@@ -42,8 +42,8 @@ class Job:
         """The longest that this thread has worked while the ticker was late: what other processes took is left out."""
         self.call = 0.0
         """The longest call of libxl's."""
-        self.call_worked = 0.0
-        """The most that this thread has worked in one."""
+        self.beyond = 0.0
+        """How much of the longest pause was not the longest call in it."""
         self.shares: list[float] = []
         """For each event, how long after libxl's call had returned it reached the application."""
         self.counts: list[int] = []
@@ -51,6 +51,8 @@ class Job:
         self.opened = 0.0
         self._due = 0.0
         self._worked_by_then = 0.0
+        # How long the longest call has kept the ticker waiting that is late now.
+        self._kept = 0.0
         self._returned = 0.0
         self._counts = False
         self._called = 0
@@ -96,13 +98,14 @@ class Job:
 
     def _timed(self, call: Call) -> Call:
         def timed(*args: Any) -> None:
-            began, worked = time.perf_counter(), time.thread_time()
+            began = time.perf_counter()
             try:
                 call(*args)
             finally:
-                self.call_worked = max(self.call_worked, time.thread_time() - worked)
                 self._returned = time.perf_counter()
                 self.call = max(self.call, self._returned - began)
+                # A call that began before its time has kept it waiting only from then on.
+                self._kept = max(self._kept, self._returned - max(began, self._due))
                 if self._counts:
                     self._called = 0
                     sys.setprofile(self._count)
@@ -123,11 +126,13 @@ class Job:
     def tick(self) -> None:
         """The ticker is about to sleep for TICK."""
         self._due, self._worked_by_then = time.perf_counter() + TICK, time.thread_time()
+        self._kept = 0.0
 
     def ticked(self) -> None:
         """It goes on. For how long after its time could it not? That is what others than gxl see of the loop."""
         late = time.perf_counter() - self._due
-        self.pause = max(self.pause, late)
+        if late > self.pause:
+            self.pause, self.beyond = late, late - self._kept
         # Some of the work may have been done before the ticker was late, but not more than it is late after that.
         self.worked = max(self.worked, min(late, time.thread_time() - self._worked_by_then))
 
@@ -137,23 +142,26 @@ class Job:
 
     def report(self) -> None:
         """What was used so far, and what was measured since the last report."""
+        # Before anything that a ticker in another thread would have to wait for.
+        used = {
+            "pause": self.pause,
+            "worked": self.worked,
+            "call": self.call,
+            "beyond": self.beyond,
+            "share": median(self.shares) if self.shares else 0.0,
+            "calls": self.counts[-1] if self.counts else 0,
+            "opened": self.opened,
+        }
         usage = resource.getrusage(resource.RUSAGE_SELF)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        used = {
+        used |= {
             "rss_kib": pages * os.sysconf("SC_PAGESIZE") // 1024,
             "switches": usage.ru_nvcsw,
             "fds": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
             "timers": sum(type(thing).__name__ == "timer" for thing in gc.get_objects()),
-            "pause": self.pause,
-            "worked": self.worked,
-            "call": self.call,
-            "call_worked": self.call_worked,
-            "share": median(self.shares) if self.shares else 0.0,
-            "calls": self.counts[-1] if self.counts else 0,
-            "opened": self.opened,
         }
-        self.pause = self.worked = self.call = self.call_worked = 0.0
+        self.pause = self.worked = self.call = self.beyond = 0.0
         self.shares.clear()
         self.counts.clear()
         self.excuse()  # from this report, which has taken some time itself
@@ -193,6 +201,8 @@ def serve(job: Job, act: Callable[[str], bool] = lambda line: False) -> None:
             gevent.sleep(TICK)
             job.ticked()
 
+    # The loop turns for the first time before anything is measured.
+    gevent.sleep(TICK)
     ready()
     for line in FileObjectPosix(os.dup(0), "r"):
         if not act(line):

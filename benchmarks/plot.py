@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 from benchmarks.goals import Results, ratio
 
 COLOURS = {
+    "bare": "#9a9a9a",
     "gxl": "#2f6f9f",
     "threadpool": "#c9733a",
     "thread": "#8a8f3c",

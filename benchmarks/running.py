@@ -116,9 +116,7 @@ class Bench:
         client = Process(self.command_of(candidate, kind, domains, per_byte), self.cpus[1], self._environment)
         try:
             run = Run(client, client if candidate == "embedded" else self._host, domains, candidate)
-            # It has said that it is ready before its loop has turned for the first time, and what it is asked by then
-            # it reads without a turn. To be asked again it has to wait.
-            run.report()
+            # To answer, C has to go through its loop once; the others have done so before they were ready.
             run.report()
             yield run
         finally:

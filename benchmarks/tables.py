@@ -41,7 +41,8 @@ def everything(results: Results, candidates: list[str], units: dict[str, str]) -
     rows = []
     for workload, by_candidate in results.items():
         for candidate in candidates:
-            for figure, values in by_candidate.get(candidate, {}).items():
+            for figure in sorted(by_candidate.get(candidate, {})):
+                values = figures(results, workload, candidate, figure)
                 among = ratio(results, workload, candidate, "C", figure)
                 name = f"{workload}: {ABOUT[figure]}" if figure else f"{workload}, {units[workload]}"
                 to_c = f"{among:.2f}" if among is not None and candidate != "C" else ""
@@ -129,34 +130,35 @@ def _shares(results: Results) -> str:
 
 
 def _pauses(results: Results) -> str:
-    columns = ("gxl", "gxl-asyncio", "gxl-poll", "bare", "threadpool", "thread", "embedded")
+    candidates = ("gxl", "gxl-asyncio", "gxl-poll", "bare", "threadpool", "thread", "embedded")
+    columns = [(name, name, "pause") for name in candidates]
+    columns[1:1] = [("gxl: libxl's longest call", "gxl", "call"), ("gxl: the pause without it", "gxl", "beyond")]
     rows = (
         [
             workload,
             *(
                 _spread([value / 1e3 for value in values])
-                if (values := figures(results, workload, candidate, "pause"))
+                if (values := figures(results, workload, candidate, figure))
                 else ""
-                for candidate in columns
+                for _, candidate, figure in columns
             ),
         ]
         for workload, by in sorted(results.items(), key=lambda item: item[0] != "idle")
         if any("pause" in found for found in by.values())
     )
-    return _table(["longest pause, ms", *columns], rows, len(columns))
+    return _table(["longest pause, ms", *(name for name, _, _ in columns)], rows, len(columns))
 
 
 def _memory(results: Results) -> str:
-    few, many = results.get("memory at 10", {}), results.get("memory at 2010", {})
-    names = [name for name in few if name in many]
-    mebibytes = ((median(many[name][""]) - median(few[name][""])) / 2 / 1024 for name in names)
-    return _table(["MiB for 1,000 parked waiters", *names], [["", *(f"{size:.2f}" for size in mebibytes)]], len(names))
+    sizes = {name: goals.for_a_thousand(results, name) for name in results.get("memory at 2010", {})}
+    row = (_spread([size / 1024 for size in found]) if found else "" for found in sizes.values())
+    return _table(["MiB for 1,000 parked waiters", *sizes], [["", *row]], len(sizes))
 
 
 def _opening(results: Results, costs: dict[str, list[float]]) -> str:
     opened = results.get("opening a Context", {})
     rows = [["`import gxl`, beyond the interpreter's own start", _spread(costs["import gxl"])]]
-    rows += [[f"the first Context, {name}", _spread(found[""])] for name, found in opened.items()]
+    rows += [[f"the first Context, {name}", _spread(figures(results, "opening a Context", name))] for name in opened]
     return _table(["once, ms", ""], rows, 1)
 
 
