@@ -44,7 +44,7 @@ class Feeds:
         others: Sink,
         settle: Callable[[], object],
         lost: Callable[[], bool],
-        later: Callable[[Callable[[], object]], object],
+        leaving: Leaving,
         lock: AbstractContextManager[object],
         check_caller: Callable[[], object],
         log: Callable[..., object],
@@ -65,7 +65,7 @@ class Feeds:
         self._settle = settle
         # Whether a call has failed because the engine is gone, and another will come.
         self._lost = lost
-        self._leaving = Leaving(later, lost)
+        self._leaving = leaving
         self._tokens = itertools.count(1)
         self.stamps = Stamps(counters)
         self.stamp = self.stamps.stamp

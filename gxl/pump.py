@@ -45,6 +45,7 @@ from gxl.interfaces import (
     ITurnBinding,
     Predicate,
 )
+from gxl.leaving import Leaving
 from gxl.mailbox import Mailbox, SharedMailbox
 from gxl.metrics import CountedHooks, Counters
 from gxl.ordinary import way
@@ -102,7 +103,8 @@ class Pump:
             turns = ITurnBinding(self.binding, None)
             later = self.binding.call_soon if turns is None else turns.call_next_turn
             aids = self.lock, self.check_caller, self.log, self.counters
-            feeds = Feeds(self._others, self.drain, self.lost, later, *aids)
+            leaving = Leaving(later, self.lost, lambda: bool(self._arrivals))
+            feeds = Feeds(self._others, self.drain, self.lost, leaving, *aids)
             self.feeds = feeds
             self.callbacks = Callbacks(self.binding, self.lock)
             # The Context's own sink: to the application's callback, a waiter, or the queue.

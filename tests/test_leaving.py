@@ -35,7 +35,7 @@ def fails(error: BaseException) -> Callable[[], object]:
 
 def test_all_calls_are_made_in_one_later_turn() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False)
     for number in (1, 2, 3):
         leaving.add(lambda number=number: made.append(number))  # type: ignore[misc]  # mypy infers no lambda that has a default
     assert (made, len(turns.waiting)) == ([], 1)
@@ -47,7 +47,7 @@ def test_all_calls_are_made_in_one_later_turn() -> None:
 @pytest.mark.parametrize("error", [Disaster(0, "gone"), KeyboardInterrupt(), ValueError()], ids=repr)
 def test_a_call_that_raises_is_told_of_and_the_others_are_made_in_the_next_turn(error: BaseException) -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False)
     leaving.add(lambda: made.append(1))
     leaving.add(fails(error))
     with pytest.raises(type(error)):
@@ -56,9 +56,47 @@ def test_a_call_that_raises_is_told_of_and_the_others_are_made_in_the_next_turn(
     assert made == [1]
 
 
+def test_events_come_first_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, made, now = Turns(), list[int](), [0.0]
+    events = True
+    monkeypatch.setattr("gxl.leaving.perf_counter", lambda: now[0])
+    leaving = Leaving(turns.later, lambda: False, lambda: events)
+    for ends_by in ("no event is left", "time"):
+        leaving.add(lambda: made.append(1))
+        for _ in range(3):
+            turns.take()
+        assert made == [], ends_by
+        if ends_by == "time":
+            now[0] += 1.0
+        else:
+            events = False
+        turns.take()
+        assert (made, turns.waiting) == ([1], [])
+        made.clear()
+        events = True
+
+
+def test_many_calls_take_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, made, now = Turns(), list[int](), [0.0]
+    monkeypatch.setattr("gxl.leaving.perf_counter", lambda: now[0])
+    leaving = Leaving(turns.later, lambda: False, lambda: False)
+
+    def call() -> None:
+        now[0] += 0.0001
+        made.append(1)
+
+    for _ in range(7):
+        leaving.add(call)
+    counts = []
+    while turns.waiting:
+        turns.take()
+        counts.append(len(made))
+    assert counts == [3, 6, 7]
+
+
 def test_a_call_that_fails_because_the_engine_is_lost_is_no_news() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: True)
+    leaving = Leaving(turns.later, lambda: True, lambda: False)
     leaving.add(lambda: made.append(1))
     leaving.add(fails(Disaster(0, "gone")))
     turns.take()
@@ -67,7 +105,7 @@ def test_a_call_that_fails_because_the_engine_is_lost_is_no_news() -> None:
 
 def test_what_was_taken_back_is_not_made() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False)
     leaving.add(lambda: made.append(1))
     (call,) = leaving.take()
     turns.take()
