@@ -56,7 +56,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *feeds, *by_token, *resolve; /* the Feeds, its tokens, and its method for what is not ordinary */
     PyObject *counts, *seqs;              /* how many events there were of each type, and what numbers them */
-    PyObject *plain, *picky, *accept;     /* the Mailbox's waiters, and the Pump's method */
+    PyObject *plain, *picky, *enqueue;    /* the Mailbox's waiters, and its method for what nobody waits for */
+    PyObject *accept;                     /* the Pump's method */
     PyObject *callbacks, *time;           /* the Callbacks, and Python's module */
     PyTypeObject *drafts[KINDS];
     PyObject *sealed[KINDS], *types[KINDS];
@@ -96,9 +97,9 @@ static PyObject *waiting(Ordinary *self, PyObject *event, PyObject *kind, PyObje
     return group;
 }
 
-/* The waiter that has waited longest of those that want the event. NULL: nobody does, or somebody else has to find out,
- * or an exception is set. */
-static PyObject *oldest(Ordinary *self, PyObject *event)
+/* The waiter that has waited longest of those that want the event. NULL: nobody does, and then `nobody` is set; or
+ * somebody else has to find out, or an exception is set. */
+static PyObject *oldest(Ordinary *self, PyObject *event, int *nobody)
 {
     PyObject *type = PyObject_GetAttr(event, self->words[TYPE]), *kind, *groups, *found = NULL;
     long number = type == NULL ? -1 : PyLong_AsLong(type);
@@ -110,7 +111,8 @@ static PyObject *oldest(Ordinary *self, PyObject *event)
         return NULL;
     while (PyDict_Next(self->plain, &position, &kind, &groups)) {
         unsigned long long mask = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(kind, 0));
-        PyObject *group = mask >> number & 1 ? waiting(self, event, kind, groups) : NULL;
+        int wanted = mask >> number & 1 && PyDict_GET_SIZE(groups) > 0;
+        PyObject *group = wanted ? waiting(self, event, kind, groups) : NULL;
         long long its;
 
         if (group == NULL && !PyErr_Occurred())
@@ -129,6 +131,7 @@ static PyObject *oldest(Ordinary *self, PyObject *event)
             Py_DECREF(group);
         }
     }
+    *nobody = found == NULL;
     return found;
 }
 
@@ -136,7 +139,7 @@ static PyObject *oldest(Ordinary *self, PyObject *event)
 static int accept(Ordinary *self, PyObject *event)
 {
     PyObject *mask = PyObject_GetAttr(self->callbacks, self->words[MASK]), *taker = NULL, *groups, *done;
-    int called;
+    int called, nobody = 0;
 
     if (mask == NULL)
         return -1;
@@ -144,13 +147,13 @@ static int accept(Ordinary *self, PyObject *event)
     Py_DECREF(mask);
     if (!called && PyDict_GET_SIZE(self->picky) == 0 && get(self, event, DOMID) != NULL
         && get(self, event, FOR_USER) != NULL)
-        taker = oldest(self, event);
+        taker = oldest(self, event, &nobody);
     if (taker == NULL && PyErr_Occurred())
         return -1;
     groups = taker == NULL ? NULL : get(self, taker, GROUPS);
     if (groups == NULL || !PyDict_CheckExact(groups)) {
         Py_XDECREF(taker);
-        done = PyObject_CallOneArg(self->accept, event);
+        done = PyObject_CallOneArg(nobody ? self->enqueue : self->accept, event);
         Py_XDECREF(done);
         return done == NULL ? -1 : 0;
     }
@@ -381,27 +384,27 @@ static PyObject *resolve(PyObject *object, PyObject *event)
 static PyObject *ordinary_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {
-        "feeds", "by_token", "resolve", "counts", "seqs", "plain", "picky", "accept", "callbacks", "time",
+        "feeds", "by_token", "resolve", "counts", "seqs", "plain", "picky", "enqueue", "accept", "callbacks", "time",
         "drafts", "sealed", "types", "owners", NULL,
     };
     Ordinary *self = (Ordinary *)type->tp_alloc(type, 0);
     PyObject **kept[] = {
         &self->feeds, &self->by_token, &self->resolve, &self->counts, &self->seqs, &self->plain, &self->picky,
-        &self->accept, &self->callbacks, &self->time,
+        &self->enqueue, &self->accept, &self->callbacks, &self->time,
     };
 
     if (self == NULL)
         return NULL;
     PyObject_GC_UnTrack(self); /* what is parsed is borrowed at first */
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OO!OOOO!O!OOO(O!O!O!)(OOO)(OOO)(O!O!O!O!O!O!)", names, &self->feeds, &PyDict_Type,
+            args, kwargs, "OO!OOOO!O!OOOO(O!O!O!)(OOO)(OOO)(O!O!O!O!O!O!)", names, &self->feeds, &PyDict_Type,
             &self->by_token, &self->resolve, &self->counts, &self->seqs, &PyDict_Type, &self->plain, &PyDict_Type,
-            &self->picky, &self->accept, &self->callbacks, &self->time, &PyType_Type, &self->drafts[SHUTDOWN],
-            &PyType_Type, &self->drafts[DEATH], &PyType_Type, &self->drafts[EJECT], &self->sealed[SHUTDOWN],
-            &self->sealed[DEATH], &self->sealed[EJECT], &self->types[SHUTDOWN], &self->types[DEATH],
-            &self->types[EJECT], &PyType_Type, &self->owners[EVENT], &PyType_Type, &self->owners[PARKED],
-            &PyType_Type, &self->owners[DOMAIN_FEED], &PyType_Type, &self->owners[DISK_FEED], &PyType_Type,
-            &self->owners[DEATH_EVGEN], &PyType_Type, &self->owners[EJECT_EVGEN])) {
+            &self->picky, &self->enqueue, &self->accept, &self->callbacks, &self->time, &PyType_Type,
+            &self->drafts[SHUTDOWN], &PyType_Type, &self->drafts[DEATH], &PyType_Type, &self->drafts[EJECT],
+            &self->sealed[SHUTDOWN], &self->sealed[DEATH], &self->sealed[EJECT], &self->types[SHUTDOWN],
+            &self->types[DEATH], &self->types[EJECT], &PyType_Type, &self->owners[EVENT], &PyType_Type,
+            &self->owners[PARKED], &PyType_Type, &self->owners[DOMAIN_FEED], &PyType_Type, &self->owners[DISK_FEED],
+            &PyType_Type, &self->owners[DEATH_EVGEN], &PyType_Type, &self->owners[EJECT_EVGEN])) {
         memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
         Py_DECREF(self);
         return NULL;
@@ -441,8 +444,8 @@ failed:
 #define EACH_MEMBER(self, visit_it)                                                                                     \
     do {                                                                                                                \
         visit_it(self->feeds); visit_it(self->by_token); visit_it(self->resolve); visit_it(self->counts);               \
-        visit_it(self->seqs); visit_it(self->plain); visit_it(self->picky); visit_it(self->accept);                     \
-        visit_it(self->callbacks); visit_it(self->time);                                                                \
+        visit_it(self->seqs); visit_it(self->plain); visit_it(self->picky); visit_it(self->enqueue);                    \
+        visit_it(self->accept); visit_it(self->callbacks); visit_it(self->time);                                        \
         for (int kind = 0; kind < KINDS; kind++) {                                                                      \
             visit_it(self->drafts[kind]); visit_it(self->sealed[kind]); visit_it(self->types[kind]);                    \
         }                                                                                                               \

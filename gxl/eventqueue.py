@@ -84,7 +84,7 @@ class EventQueue:
         return len(self.events)
 
     def put(self, seq: int, event: Event) -> None:
-        """Queue `event`. `seq` is its place in the order; ValueError if another queued event has it."""
+        """Queue `event`, also one that was taken, in its place in the order, `seq`; ValueError if that is not free."""
         events, lanes = self.events, self._lanes
         if seq in events:
             raise ValueError(f"seq {seq} is queued already")
@@ -93,10 +93,6 @@ class EventQueue:
         events[seq] = event
         if lanes is not None:
             _list(lanes, seq, event)
-
-    def put_back(self, seq: int, event: Event) -> None:
-        """Return an event that was taken to its place, before everything that happened after it."""
-        self.put(seq, event)
 
     def take(
         self,

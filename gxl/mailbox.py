@@ -80,7 +80,7 @@ class Mailbox:
         """Give `event` to the first waiter that wants it, or queue it. Predicates may run; they can't lose it."""
         taker = self._first_taker(event) if self.picky else self._oldest_plain(event)
         if taker is None:
-            self._enqueue(event)
+            self.enqueue(event)
         else:
             groups = taker.groups
             if groups is not None and groups.get(taker.key) is taker:  # alone there, as nearly all are
@@ -111,9 +111,10 @@ class Mailbox:
         user: int | None,
     ) -> Event:
         """Like take, but parks the caller until there is such an event; WaitTimeout after `timeout` seconds."""
-        event = self.take(typemask, predicate, domid, user) if self._queue.events else None
-        if event is not None:
-            return event
+        if self._queue.events:
+            event = self.take(typemask, predicate, domid, user)
+            if event is not None:
+                return event
         if self._closed is not None:
             raise self._closed()
         if timeout == 0:
@@ -171,9 +172,10 @@ class Mailbox:
         """Drop the queued events."""
         self._queue.clear()
 
-    def _enqueue(self, event: Event) -> None:
+    def enqueue(self, event: Event) -> None:
+        """Queue `event`, which no waiter wants, in its place."""
         assert event.seq is not None
-        self._queue.put_back(event.seq, event)
+        self._queue.put(event.seq, event)
         depth = len(self._queue.events)
         counters = self._counters
         if depth > counters.queue_high_water:
@@ -213,7 +215,7 @@ class Mailbox:
     def _oldest_plain(self, event: Event) -> Parked | None:
         oldest = None
         for (typemask, by_domid, by_user), groups in self.plain.items():
-            if typemask >> event.type & 1:
+            if groups and typemask >> event.type & 1:
                 group = groups.get((event.domid if by_domid else None, event.for_user if by_user else None))
                 if group is not None:
                     first = group if isinstance(group, Parked) else next(iter(group.values()))

@@ -38,6 +38,7 @@ def way(feeds: Feeds, mailbox: Mailbox, callbacks: Callbacks, accept: Sink) -> t
         seqs=feeds.stamps.seqs,
         plain=mailbox.plain,
         picky=mailbox.picky,
+        enqueue=mailbox.enqueue,
         accept=accept,
         callbacks=callbacks,
         time=time,

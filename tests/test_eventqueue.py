@@ -107,7 +107,7 @@ class AgainstASortedList(RuleBasedStateMachine):
     def put_back(self, which: int) -> None:
         if which < len(self.taken):
             seq, event = self.taken.pop(-1 - which)
-            self.queue.put_back(seq, event)
+            self.queue.put(seq, event)
             self.model.append((seq, event))
             self.model.sort(key=lambda entry: entry[0])
 
@@ -179,7 +179,7 @@ def test_events_come_back_to_their_places_in_any_order(order: list[int]) -> None
     for seq in order:
         event = taken[seq]
         assert event is not None
-        queue.put_back(seq, event)
+        queue.put(seq, event)
     assert [queue.take() for _ in range(60)] == taken
 
 
@@ -255,5 +255,5 @@ def test_an_event_that_is_put_back_first_comes_first_again() -> None:
     queue = filled(3)
     first = queue.take()
     assert first is not None
-    queue.put_back(0, first)
+    queue.put(0, first)
     assert [queue.take(), queue.take()] == [first, DomainDeath(1, for_user=1)]

@@ -251,7 +251,15 @@ def way(part: Any, **what: Any) -> Any:
     """An Ordinary of nobody's."""
     drafts = (ShutdownDraft, DeathDraft, EjectDraft)
     whole: dict[str, Any] = {name: {} for name in ("by_token", "counts", "plain", "picky")}
-    whole |= {"feeds": None, "callbacks": None, "time": time, "seqs": itertools.count(), "resolve": id, "accept": id}
+    whole |= {
+        "feeds": None,
+        "callbacks": None,
+        "time": time,
+        "seqs": itertools.count(),
+        "resolve": id,
+        "accept": id,
+        "enqueue": id,
+    }
     whole |= {"drafts": drafts, "sealed": tuple(SEALED[draft] for draft in drafts), "types": (1, 2, 3)}
     owners = (Event, Parked, DomainFeed, DiskFeed, DomainDeathEvgen, DiskEjectEvgen)
     return part.Ordinary(**whole | {"owners": owners} | what)
