@@ -121,10 +121,13 @@ class Arrivals:
             if nothing:
                 self._oldest = ended
         long = ended - began >= _LONG
-        # What is one event among ten thousand, need not wait for a turn even then; 0.0 is over at the first look.
-        self.deliver(0.0 if long else _SLICE)
+        # What is one event among ten thousand, need not wait for a turn even then; 0.0 is over at the first look. Where
+        # others are owed their turns, another fd that is ready must not take them; nor may the next poll(2), which is
+        # such a call in every turn of the poll hub's.
+        self.deliver(0.0 if long or self._turns_for_others else _SLICE)
         if self._incoming or self._calls or self._unasked:
-            if long:
+            # Once for all that waits: if each turn holds a long call, what is found in them must not pile up.
+            if long and not self._scheduled:
                 self._turns_for_others = _TURNS_FOR_OTHERS
             self._schedule()
 
@@ -198,10 +201,11 @@ class Arrivals:
 
     def _scheduled_delivery(self) -> None:
         self._scheduled = False
-        if self._turns_for_others:
+        if self._turns_for_others and self:
             self._turns_for_others -= 1
             self._schedule()
             return
+        self._turns_for_others = 0
         # Once for all that is delivered, instead of for each evgen whose domain is dead.
         with Shield():
             self.deliver_slice()

@@ -8,6 +8,7 @@ import gc
 import itertools
 import warnings
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,10 @@ from worlds import World, outcome, settle, until
 from zope.interface.verify import verifyObject
 
 import gxl
-from gxl import arrivals
+from gxl import arrivals, floods
 from gxl.arrivals import Arrivals
-from gxl.interfaces import IEventSink, IHubBinding
+from gxl.events import Disk, DiskEject
+from gxl.interfaces import IEventSink, IHubBinding, ITurnBinding
 
 
 def test_the_pump_provides_the_sink_that_hubs_report_to(world: World) -> None:
@@ -211,3 +213,91 @@ def test_after_a_long_call_a_task_that_has_slept_goes_on_before_all_is_delivered
 
     asyncio.run(main())
     assert queued == [8]
+
+
+def test_a_short_call_does_not_take_the_turns_that_others_are_owed_after_a_long_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_SLICE", 1e9)
+    ctx = world.open()
+    order: list[int] = []
+
+    def call() -> None:
+        for number in range(40):
+            ctx._pump.arrived(partial(order.append, number))
+
+    monkeypatch.setattr(arrivals, "_LONG", 0.0)
+    ctx._pump._arrivals.turn(call)
+    monkeypatch.setattr(arrivals, "_LONG", 1e9)
+    ctx._pump._arrivals.turn(lambda: None)
+    assert len(order) == 16
+    # Once the application has taken what was there, nobody is owed anything.
+    ctx._pump.drain()
+    until(lambda: not ctx._pump._arrivals._scheduled)
+    order.clear()
+    ctx._pump._arrivals.turn(call)
+    assert len(order) == 40
+
+
+def in_each_turn(ctx: gxl.Context, count: int, call: Callable[[], object]) -> None:
+    """Have the loop make this call of an engine's, a long one, in each of its next `count` turns."""
+    binding, calls = ITurnBinding(ctx._pump.binding), iter(range(count))
+    done: list[object] = []
+
+    def turn() -> None:
+        if next(calls, None) is None:
+            done.append(None)
+        else:
+            binding.call_next_turn(turn)
+            ctx._pump._arrivals.turn(call)
+
+    turn()
+    until(lambda: done)
+
+
+def test_what_long_calls_find_does_not_pile_up_though_each_turn_of_the_loop_has_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_LONG", 0.0)
+    monkeypatch.setattr(arrivals, "_SLICE", 1e9)
+    ctx = world.open()
+    numbers = itertools.count()
+    order: list[int] = []
+    waiting: list[int] = []
+
+    def call() -> None:
+        for _ in range(20):
+            ctx._pump.arrived(partial(order.append, next(numbers)))
+        waiting.append(20 * (len(waiting) + 1) - len(order))
+
+    in_each_turn(ctx, 12, call)
+    until(lambda: len(order) == 240)
+    assert order == list(range(240))
+    # Three turns' worth: that of the first long call, and two for others.
+    assert max(waiting) <= 60
+
+
+def test_a_flood_that_takes_a_long_call_in_each_turn_is_cut_off_after_a_few(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_LONG", 0.0)
+    monkeypatch.setattr(arrivals, "_SLICE", 1e9)
+    monkeypatch.setattr(floods, "EJECTS_AT_ONCE", 100)
+    monkeypatch.setattr(floods, "EJECTS_PER_SECOND", 0)
+    ctx = world.open()
+    domid = world.host.create_domain()
+    world.host.add_disk(domid, "xvda")
+    evgen = ctx.evenable_disk_eject(domid, "xvda")
+    feed = evgen._feed
+    assert feed is not None
+    world.barrier(ctx)
+    until(lambda: not ctx._pump._arrivals._scheduled)
+    calls: list[bool] = []
+
+    def call() -> None:
+        calls.append(evgen.flooded)
+        for _ in range(20):
+            ctx._pump.arrived(DiskEject(domid, "xvda", Disk(), for_user=feed.token))
+
+    in_each_turn(ctx, 20, call)
+    assert calls.index(True) <= 8
