@@ -14,7 +14,7 @@ from typing import Any
 from gxl.events import Event
 from gxl.interfaces import ICollectedEngine, IHubBinding
 from gxl.metrics import Counters
-from gxl.shield import Shield
+from gxl.shield import Shield, unbroken
 
 Arrival = Event | Callable[[], object]
 
@@ -69,6 +69,7 @@ class Arrivals:
         # How many of those that are incoming had arrived at the latest `before`.
         self._prepared = 0
         self._scheduled = False
+        self._scheduled_delivery = unbroken(self._deliver_scheduled, self._delivery_failed)
         self._turns_for_others = 0
         self._inside = False
 
@@ -173,8 +174,9 @@ class Arrivals:
                             self._unasked = True
                     continue
                 elif calls:
-                    call = calls.popleft()
+                    call = calls[0]
                     try:
+                        calls.popleft()
                         call()
                     except BaseException as error:
                         self._failed(call, error)
@@ -184,6 +186,7 @@ class Arrivals:
                 if seconds is not None and not count % _BETWEEN_LOOKS and perf_counter() - began >= seconds:
                     return
         except BaseException:
+            self._unasked = bool(self.sources)  # it may have struck when one had said that it has more
             self._schedule()
             raise
 
@@ -197,15 +200,27 @@ class Arrivals:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._later(self._scheduled_delivery)
+            try:
+                self._later(self._scheduled_delivery)
+            except BaseException:
+                self._scheduled = False
+                raise
 
-    def _scheduled_delivery(self) -> None:
-        self._scheduled = False
-        if self._turns_for_others and self:
-            self._turns_for_others -= 1
-            self._schedule()
-            return
-        self._turns_for_others = 0
-        # Once for all that is delivered, instead of for each evgen whose domain is dead.
+    def _deliver_scheduled(self) -> None:
+        # Once for all that is delivered, instead of for each evgen whose domain is dead. And what is left here would be
+        # left for good: the loop calls this once.
         with Shield():
-            self.deliver_slice()
+            self._scheduled = False
+            if self._turns_for_others and self:
+                self._turns_for_others -= 1
+                self._schedule()
+            else:
+                self._turns_for_others = 0
+                self.deliver_slice()
+
+    def _delivery_failed(self, error: BaseException) -> None:
+        # A signal's handler may have raised before anything was done, or when all was. Once too often does no harm.
+        self._scheduled = False
+        if self:
+            self._schedule()
+        self._binding.report(error)

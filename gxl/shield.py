@@ -16,7 +16,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # typeshed describes it as part of signal
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from threading import get_native_id
 from typing import Self
 
@@ -93,6 +93,29 @@ class Shield:
     def lifted(self) -> Lifted:
         """For what takes its time, inside the block: it can be interrupted, and by what came before, too."""
         return Lifted(self)
+
+
+def unbroken(f: Callable[[], object], report: Callable[[BaseException], object]) -> Callable[[], object]:
+    """`f`, for a loop to call: whatever is raised goes to `report`, also what a signal handler raises as `f` begins.
+
+    Python runs signal handlers as a function begins, before any try or Shield in it. A generator is resumed inside its
+    try. `report` must not raise.
+    """
+
+    def calls() -> Iterator[None]:
+        while True:
+            try:
+                while True:
+                    yield
+                    f()
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                report(error)
+
+    generator = calls()
+    next(generator)
+    return generator.__next__
 
 
 def unshielded(f: Callable[[], object]) -> Callable[[], None]:

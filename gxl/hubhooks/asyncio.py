@@ -238,7 +238,8 @@ class AsyncioBinding:
             raise MisuseError(f"this would block the asyncio loop that runs here: {instead}")
 
     def call_soon(self, f: Callable[[], object]) -> None:
-        self.loop.call_soon(self._call, f)
+        # As it is: Ctrl-C could strike as a function around it begins. The loop hands exceptions to its handler.
+        self.loop.call_soon(f)
 
     def spawn(self, f: Callable[[], object]) -> None:
         self.loop.call_soon(self._run, f)
@@ -305,12 +306,6 @@ class AsyncioBinding:
 
         due() if seconds > 0 else handles.append(self.loop.call_soon(f))
         return lambda: handles[0].cancel() if handles else None
-
-    def _call(self, f: Callable[[], object]) -> None:
-        try:
-            f()
-        except BaseException as error:
-            self.report(error)
 
     def _run(self, f: Callable[[], object]) -> None:
         try:

@@ -24,7 +24,7 @@ import traceback
 import weakref
 from _thread import RLock
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -46,6 +46,7 @@ from gxl.interfaces import (
     ITurnBinding,
     IWaiter,
 )
+from gxl.shield import unbroken
 
 # monkey.patch_all() takes epoll away and replaces the others by cooperative versions, which switch.
 _epoll = get_original("select", "epoll")
@@ -54,28 +55,6 @@ _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 _READ = 1  # gevent's own name for "readable", on all loops
 _LONGEST_TIMER = 1e9
 _PATCHABLE = ("os", "_thread", "threading", "time", "select", "selectors", "socket", "ssl", "subprocess", "signal")
-
-
-def _unbroken(f: Callable[[], object], report: Callable[[BaseException], object]) -> Callable[[], object]:
-    """`f`, as a callback that never raises: libev takes an fd off the loop, for good, if its callback does.
-
-    Python runs signal handlers as a function begins, before any try in it. A generator is resumed inside its try.
-    """
-
-    def calls() -> Iterator[None]:
-        while True:
-            try:
-                while True:
-                    yield
-                    f()
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                report(error)
-
-    generator = calls()
-    next(generator)
-    return generator.__next__
 
 
 class _Timeout:
@@ -251,14 +230,15 @@ class GeventBinding:
         handle = getattr(self._watcher, "_watcher_ref", None)
         if handle is not None:
             handle.ref = False
-        self._watcher.start(_unbroken(self._fds.dispatch, self.report))
+        # libev takes an fd off the loop, for good, if its callback raises.
+        self._watcher.start(unbroken(self._fds.dispatch, self.report))
         # While somebody waits, the loop must not end, although no watcher of ours keeps it going: an idle async
         # watcher does. loop.ref() has no effect on libuv.
         self.keeper = self.loop.async_(ref=False)
         self.keeper.start(_nothing)
         self._next: deque[Callable[[], object]] = deque()
         self._turn = self.loop.async_(ref=False)
-        self._turn.start(self._turned)
+        self._turn.start(unbroken(self._turned, self._turn_failed))
         self.osevent = _OSEvent(self, self._fds)
         self.childproc = (
             Children(self, sink, self._fds, self._later, self.loop.install_sigchld, self._watch_child)
@@ -297,6 +277,10 @@ class GeventBinding:
             self._next.popleft()
         if not self.closed:
             self._turn.ref = False
+
+    def _turn_failed(self, error: BaseException) -> None:
+        self._turn.send()  # what a signal handler has kept from its turn has the next
+        self.report(error)
 
     def spawn(self, f: Callable[[], object]) -> None:
         gevent.spawn(f)  # as this does

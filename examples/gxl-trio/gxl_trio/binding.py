@@ -63,7 +63,10 @@ class TrioBinding:
         raise MisuseError(f"this would block trio: {instead}")
 
     def call_soon(self, f: Callable[[], object]) -> None:
-        self.token.run_sync_soon(self._call, f)
+        try:
+            self.token.run_sync_soon(self._call, f)
+        except trio.RunFinishedError:
+            pass  # what trio runs last may have more to do; there will be no turn for it
 
     def spawn(self, f: Callable[[], object]) -> None:
         trio.lowlevel.spawn_system_task(self._run, f)

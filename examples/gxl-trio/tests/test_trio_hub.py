@@ -59,3 +59,21 @@ def test_tasks_of_one_nursery_wait_side_by_side() -> None:
         await ctx.domain_destroy(domid, wait=False)
 
     assert trio.run(main) == list(range(1, 11))
+
+
+def test_a_run_may_end_though_there_is_always_more_to_call(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with gxl.SimHost() as host:
+            async with gxl.Context(engine=EmbeddedEngine(host), hub="trio") as ctx:
+                binding = ctx._pump.binding
+
+                def again() -> None:
+                    calls.append(None)
+                    binding.call_soon(again)
+
+                again()
+
+    calls: list[None] = []
+    trio.run(main)
+    assert len(calls) > 1
+    assert not caplog.records
