@@ -168,7 +168,7 @@ def served(host: Any, ctx: gxl.Context, where: str) -> None:
 def interrupted(call: Callable[[], object], step: int, rooms: Collection[str] = ()) -> bool:
     """Whether there was such a step. At it, Python's handler of Ctrl-C is called, if it is not kept from it.
 
-    The caller's steps count, in all that a Context is made of. With `rooms`, the loop's, too, and only in these.
+    The caller's steps count, and the loop's: in all that a Context is made of, or in `rooms` alone.
     """
     steps, here = 0, os.getpid()
 
@@ -177,6 +177,8 @@ def interrupted(call: Callable[[], object], step: int, rooms: Collection[str] = 
         path = frame.f_code.co_filename
         if not (path in rooms if rooms else mine(path)) or os.getpid() != here or frame.f_code.co_name == "__del__":
             return None  # Python itself drops what is raised in a __del__
+        if isinstance(sys.exc_info()[1], GeneratorExit):
+            return trace  # and as it closes a generator
         if event == "line" and not is_deaf(frame):
             steps += 1
         if steps == step:
@@ -186,9 +188,8 @@ def interrupted(call: Callable[[], object], step: int, rooms: Collection[str] = 
 
     loop = gevent.get_hub().loop
     try:
-        if rooms:  # each greenlet is traced for itself
-            loop.run_callback(sys.settrace, trace)
-            settle(1)
+        loop.run_callback(sys.settrace, trace)  # each greenlet is traced for itself
+        settle(1)
         sys.settrace(trace)
         call()
     except (KeyboardInterrupt, gxl.Disaster):  # the latter where it took the place of an event
