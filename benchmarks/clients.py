@@ -25,31 +25,27 @@ def _park(job: Job, ctx: Any) -> None:
     """A greenlet for each domain, or one for all."""
     import gevent
 
-    armed: list[Any] = []
+    # All at first, as the other candidates do: libxl's data of ten thousand evgens then lies together.
+    armed = [job.enable(ctx, domid) for domid in job.domids]
+    # gxl has asked for each domain's name: this waits until all are known.
+    ctx.list_domain()
 
     def wait(domid: int) -> None:
-        armed.append(job.enable(ctx, domid))
         event_wait, event = ctx.event_wait, job.event
-        while True:
+        while armed:
             event(event_wait(domid=domid))
 
     def wait_for_all() -> None:
         event_wait, event = ctx.event_wait, job.event
-        while True:
+        while armed:
             event(event_wait())
 
     if job.one_greenlet:
-        armed += [job.enable(ctx, domid) for domid in job.domids]
         gevent.spawn(wait_for_all)
     else:
-        armed += [job.enable(ctx, domid) for domid in job.domids if domid not in job.awaited]
         for domid in job.awaited:
             gevent.spawn(wait, domid)
     gevent.sleep(0)
-    while len(armed) < len(job.domids):
-        gevent.sleep(0)
-    # gxl has asked for each domain's name: this waits until all are known.
-    ctx.list_domain()
 
 
 def _timed_engine(timed: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
