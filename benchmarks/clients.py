@@ -25,27 +25,30 @@ def _park(job: Job, ctx: Any) -> None:
     """A greenlet for each domain, or one for all."""
     import gevent
 
-    # All at first, as the other candidates do: libxl's data of ten thousand evgens then lies together.
-    armed = [job.enable(ctx, domid) for domid in job.domids]
-    # gxl has asked for each domain's name: this waits until all are known.
-    ctx.list_domain()
+    armed: list[Any] = []
 
     def wait(domid: int) -> None:
+        armed.append(job.enable(ctx, domid))
         event_wait, event = ctx.event_wait, job.event
-        while armed:
+        while True:
             event(event_wait(domid=domid))
 
     def wait_for_all() -> None:
         event_wait, event = ctx.event_wait, job.event
-        while armed:
+        while True:
             event(event_wait())
 
     if job.one_greenlet:
+        armed += [job.enable(ctx, domid) for domid in job.domids]
         gevent.spawn(wait_for_all)
     else:
+        armed += [job.enable(ctx, domid) for domid in job.domids if domid not in job.awaited]
         for domid in job.awaited:
             gevent.spawn(wait, domid)
     gevent.sleep(0)
+    # gxl has asked for each domain's name. To ask it for all of them would wait for that, too, and leave memory behind.
+    while len(armed) < len(job.domids) or not all(feed.named for feed in ctx._pump.feeds.all()):
+        gevent.sleep(TICK)
 
 
 def _timed_engine(timed: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
