@@ -103,7 +103,7 @@ class Pump:
             turns = ITurnBinding(self.binding, None)
             later = self.binding.call_soon if turns is None else turns.call_next_turn
             aids = self.lock, self.check_caller, self.log, self.counters
-            leaving = Leaving(later, self.lost, lambda: bool(self._arrivals))
+            leaving = Leaving(later, self.lost, lambda: bool(self._arrivals), self.binding.report)
             feeds = Feeds(self._others, self.drain, self.lost, leaving, *aids)
             self.feeds = feeds
             self.callbacks = Callbacks(self.binding, self.lock)

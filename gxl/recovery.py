@@ -54,7 +54,7 @@ SLICE_SECONDS = 0.002
 PAUSE_SECONDS = 0.0005
 """How long not to, after that. Not 0: gevent does at once what is due at once, and looks at no fd before."""
 REPORT_SECONDS = 0.00025
-"""How long to report without a pause. gxl.arrivals takes eight of these for a turn's work."""
+"""How long to report without a pause. gxl.arrivals takes as long for a turn's work."""
 LOG_SECONDS = 60.0
 """How often an attempt that fails for the same reason as before is logged."""
 

@@ -106,11 +106,17 @@ def unbroken(f: Callable[[], object], report: Callable[[BaseException], object])
         while True:
             try:
                 while True:
-                    yield
-                    f()
+                    try:
+                        while True:
+                            yield
+                            f()
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        report(error)
             except GeneratorExit:
                 raise
-            except BaseException as error:
+            except BaseException as error:  # another signal's handler, as `report` began
                 report(error)
 
     generator = calls()

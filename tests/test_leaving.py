@@ -26,6 +26,10 @@ class Turns:
             f()
 
 
+def raised(error: BaseException) -> None:
+    raise AssertionError from error
+
+
 def fails(error: BaseException) -> Callable[[], object]:
     def call() -> None:
         raise error
@@ -35,7 +39,7 @@ def fails(error: BaseException) -> Callable[[], object]:
 
 def test_all_calls_are_made_in_one_later_turn() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False, raised)
     for number in (1, 2, 3):
         leaving.add(lambda number=number: made.append(number))  # type: ignore[misc]  # mypy infers no lambda that has a default
     assert (made, len(turns.waiting)) == ([], 1)
@@ -46,21 +50,32 @@ def test_all_calls_are_made_in_one_later_turn() -> None:
 
 @pytest.mark.parametrize("error", [Disaster(0, "gone"), KeyboardInterrupt(), ValueError()], ids=repr)
 def test_a_call_that_raises_is_told_of_and_the_others_are_made_in_the_next_turn(error: BaseException) -> None:
-    turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False, lambda: False)
+    turns, made, told = Turns(), list[int](), list[BaseException]()
+    leaving = Leaving(turns.later, lambda: False, lambda: False, told.append)
     leaving.add(lambda: made.append(1))
     leaving.add(fails(error))
-    with pytest.raises(type(error)):
-        turns.take()
+    turns.take()
+    assert (made, told) == ([], [error])
     turns.take()
     assert made == [1]
+    assert not turns.waiting
+
+
+def test_what_is_taken_amid_the_calls_is_not_made() -> None:
+    turns, made = Turns(), list[int]()
+    leaving = Leaving(turns.later, lambda: False, lambda: False, raised)
+    leaving.add(lambda: made.append(1))
+    leaving.add(leaving.take)
+    turns.take()
+    turns.take()
+    assert made == []
 
 
 def test_events_come_first_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     turns, made, now = Turns(), list[int](), [0.0]
     events = True
     monkeypatch.setattr("gxl.leaving.perf_counter", lambda: now[0])
-    leaving = Leaving(turns.later, lambda: False, lambda: events)
+    leaving = Leaving(turns.later, lambda: False, lambda: events, raised)
     for ends_by in ("no event is left", "time"):
         leaving.add(lambda: made.append(1))
         for _ in range(3):
@@ -79,7 +94,7 @@ def test_events_come_first_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
 def test_many_calls_take_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns, made, now = Turns(), list[int](), [0.0]
     monkeypatch.setattr("gxl.leaving.perf_counter", lambda: now[0])
-    leaving = Leaving(turns.later, lambda: False, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False, raised)
 
     def call() -> None:
         now[0] += 0.0001
@@ -96,7 +111,7 @@ def test_many_calls_take_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_call_that_fails_because_the_engine_is_lost_is_no_news() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: True, lambda: False)
+    leaving = Leaving(turns.later, lambda: True, lambda: False, raised)
     leaving.add(lambda: made.append(1))
     leaving.add(fails(Disaster(0, "gone")))
     turns.take()
@@ -105,7 +120,7 @@ def test_a_call_that_fails_because_the_engine_is_lost_is_no_news() -> None:
 
 def test_what_was_taken_back_is_not_made() -> None:
     turns, made = Turns(), list[int]()
-    leaving = Leaving(turns.later, lambda: False, lambda: False)
+    leaving = Leaving(turns.later, lambda: False, lambda: False, raised)
     leaving.add(lambda: made.append(1))
     (call,) = leaving.take()
     turns.take()

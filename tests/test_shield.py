@@ -14,7 +14,7 @@ import pytest
 from worlds import in_native_thread
 
 from gxl import shield
-from gxl.shield import Shield
+from gxl.shield import Shield, unbroken
 
 pytest_plugins = ["forms"]
 pytestmark = pytest.mark.usefixtures("form")
@@ -130,3 +130,25 @@ def test_what_was_blocked_before_stays_so_and_is_told() -> None:
     with Shield():
         assert set(shield.held_from() or ()) == {*before, signal.SIGUSR2}
     assert signal.pthread_sigmask(signal.SIG_SETMASK, before) == {*before, signal.SIGUSR2}
+
+
+def test_a_callback_of_a_loop_outlives_two_signals_at_once() -> None:
+    """The handler of the second raises as the first is about to be reported."""
+    told: list[BaseException] = []
+    called: list[int] = []
+
+    def report(error: BaseException) -> None:
+        told.append(error)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    def call() -> None:
+        called.append(1)
+        if len(called) == 1:
+            raise SystemExit
+
+    callback = unbroken(call, report)
+    for _ in range(3):
+        callback()
+    assert len(called) == 3
+    assert [type(error) for error in told] == [SystemExit, KeyboardInterrupt]

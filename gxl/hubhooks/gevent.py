@@ -279,7 +279,8 @@ class GeventBinding:
             self._turn.ref = False
 
     def _turn_failed(self, error: BaseException) -> None:
-        self._turn.send()  # what a signal handler has kept from its turn has the next
+        if not self.closed:
+            self._turn.send()  # what a signal handler has kept from its turn has the next
         self.report(error)
 
     def spawn(self, f: Callable[[], object]) -> None:

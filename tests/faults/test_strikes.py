@@ -22,7 +22,7 @@ import pytest
 from worlds import World, settle, until
 
 import gxl
-from gxl import arrivals, shield
+from gxl import arrivals, leaving, shield
 from gxl.events import OperationComplete
 from gxl.hubhooks import gevent as hub
 from gxl.shield import Shield
@@ -155,6 +155,31 @@ def test_whatever_ctrl_c_interrupts_a_burst_is_delivered_to_its_end_though_nothi
             assert called[-1:] == [step]
         step += 1
     assert traced[-1] == 6
+
+
+def test_whatever_ctrl_c_interrupts_the_evgens_of_the_dead_are_disabled_though_nothing_else_happens(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "_SLICE", 0.0)
+    ctx = world.open()
+    calls = ctx._pump.feeds._leaving
+    made: list[int] = []
+
+    def leave() -> None:
+        with Shield():  # as a delivery has it
+            for number in range(3):
+                calls.add(partial(made.append, number))
+        for _ in range(12):
+            gevent.sleep(1e-6)
+
+    step, struck = 1, True
+    while struck:
+        made.clear()
+        struck = interrupted(leave, step, (leaving.__file__, shield.__file__, hub.__file__))
+        until(lambda: not calls._calls)
+        step += 1
+    assert sorted(made) == [0, 1, 2]
+    assert step > 50
 
 
 def served(host: Any, ctx: gxl.Context, where: str) -> None:
