@@ -139,6 +139,7 @@ class Job:
     def excuse(self) -> None:
         """What has kept the ticker waiting until now is not the client's doing: this process has been the host."""
         self._due, self._worked_by_then = max(self._due, time.perf_counter()), time.thread_time()
+        self._kept = 0.0
 
     def report(self) -> None:
         """What was used so far, and what was measured since the last report."""

@@ -67,7 +67,8 @@ def goals_met(found: list[Outcome]) -> str:
         [
             outcome.goal.about,
             f"{outcome.goal.limit:g}",
-            f"{outcome.measured:.3g}",
+            # 1.003 is not met, and should not be told as 1.
+            f"{outcome.measured:.3g}" if outcome.met else f"{outcome.measured:.4g}",
             "" if outcome.bare is None else f"{outcome.bare:.3g}",
             "met" if outcome.met else "**not met**",
         ]
