@@ -130,7 +130,7 @@ def test_under_asyncio_it_is_iterated_by_async_for(world: World, engines: Engine
             with pytest.raises(LookupError, match="'nobody'"):
                 await (anext(events) if attempt == "anext" else events.__aenter__())
         with pytest.raises(TypeError):
-            gxl.watch(b"web1", engine=engines(), hub="asyncio")  # type: ignore[arg-type]  # what is tested
+            gxl.watch(b"web1", engine=engines(), hub="asyncio")  # type: ignore[arg-type]  # that it is refused is what is tested
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
